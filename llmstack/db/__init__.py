@@ -1,0 +1,11 @@
+"""The kernel: one database, isolated services, migrations."""
+
+from __future__ import annotations
+
+from .base import Base as Base
+from .database import Database as Database
+from .database import Service as Service
+from .models import CorpusStatistics as CorpusStatistics
+from .models import TermStatistics as TermStatistics
+
+__all__ = ["Base", "CorpusStatistics", "Database", "Service", "TermStatistics"]

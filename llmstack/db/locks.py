@@ -1,0 +1,77 @@
+"""The lock that lets one process at a time migrate a schema."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from ..errors import MigrationError, MigrationLockTimeout
+
+_POLL_SECONDS = 0.1
+_REPORT_SECONDS = 5.0
+
+_HOLDER = """
+SELECT a.pid, a.application_name, a.backend_start
+FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND ((l.classid::bigint << 32) | l.objid::bigint) = $1
+"""
+
+
+def lock_key(*, database: str, schema: str) -> int:
+    """A signed 64-bit key of (llmstack, database, schema)."""
+    digest = hashlib.sha256("\0".join(("llmstack", database, schema)).encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+@contextlib.asynccontextmanager
+async def migration_lock(
+    connection: Any, *, schema: str, timeout: float, on_wait: Callable[[str], None] | None = None
+) -> AsyncIterator[None]:
+    """Hold the schema's session-level advisory lock on an asyncpg connection outside any transaction.
+
+    Waiting polls, so that no transaction stays open that CREATE INDEX CONCURRENTLY would wait for.
+    """
+    database = await connection.fetchval("SELECT current_database()")
+    key = lock_key(database=database, schema=schema)
+    await _acquire(connection, key, schema=schema, timeout=timeout, on_wait=on_wait)
+    try:
+        yield
+    finally:
+        # A broken connection has given the lock back already.
+        if not connection.is_closed():
+            released = await connection.fetchval("SELECT pg_advisory_unlock($1)", key)
+            if not released:
+                raise MigrationError(f"the migration lock of schema {schema!r} was lost while it was held")
+
+
+async def _acquire(
+    connection: Any, key: int, *, schema: str, timeout: float, on_wait: Callable[[str], None] | None
+) -> None:
+    started = time.monotonic()
+    report_at = started
+    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", key):
+        now = time.monotonic()
+        if now - started >= timeout:
+            raise MigrationLockTimeout(
+                f"waited {timeout:g} s for the migration of schema {schema!r}; {await _holder(connection, key)}"
+            )
+        if on_wait is not None and now >= report_at:
+            on_wait(f"waiting for the migration of schema {schema!r}; {await _holder(connection, key)}")
+            report_at = now + _REPORT_SECONDS
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _holder(connection: Any, key: int) -> str:
+    row = await connection.fetchrow(_HOLDER, key)
+    if row is None:
+        return "its holder has just left"
+    return (
+        f"the lock is held by pid {row['pid']}, application_name {row['application_name']!r}, "
+        f"connected since {row['backend_start']:%Y-%m-%d %H:%M:%S %Z}"
+    )

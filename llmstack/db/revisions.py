@@ -1,0 +1,43 @@
+"""What every revision file uses: the schema that it runs in, and the schema of the vector types."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from alembic import op
+from sqlalchemy import text
+
+from .schemas import SCHEMA_TOKEN, quote, validate_schema
+
+SCHEMA_OPTION = "llmstack_schema"
+EXTENSION_OPTION = "llmstack_extension_schema"
+
+
+def schema() -> str:
+    """The schema that is being migrated."""
+    return validate_schema(str(op.get_context().opts.get(SCHEMA_OPTION) or SCHEMA_TOKEN))
+
+
+def extension_schema() -> str:
+    """Where the `vector` extension lives; offline, where it is going to be created."""
+    configured = str(op.get_context().opts.get(EXTENSION_OPTION) or "public")
+    if op.get_context().as_sql:
+        return configured
+    statement = text(
+        "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'"
+    )
+    return op.get_bind().scalar(statement) or configured
+
+
+def scoped(step: Callable[[], None]) -> Callable[[], None]:
+    """Run a step with our schema alone on the search path, so that no table of the host's can be met."""
+
+    @functools.wraps(step)
+    def run() -> None:
+        previous = None if op.get_context().as_sql else op.get_bind().scalar(text("SHOW search_path"))
+        op.execute(f"SET search_path TO {quote(schema())}")
+        step()
+        op.execute(f"SET search_path TO {previous or 'DEFAULT'}")
+
+    return run

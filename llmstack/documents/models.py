@@ -1,0 +1,120 @@
+"""Documents and what is derived from them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    UniqueConstraint,
+    and_,
+    column,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from ..db.base import Base, Identified, Timestamped
+from ..embeddings.models import EmbeddingJobMixin, EmbeddingMixin, EmbeddingSpace
+from ..search.columns import SearchableMixin, search_index
+
+DOCUMENT_TYPES = (
+    "pdf", "markdown", "code", "text", "html", "docx", "email", "report", "chat", "presentation",
+    "legal_document", "technical_doc", "business_report", "unknown",
+)  # fmt: skip
+EMBEDDING_PARTITIONS = 16
+
+
+class Document(Identified, Timestamped, Base):
+    """A source text as its owner supplied it; chunks are derived and disposable."""
+
+    __tablename__ = "documents"
+    __table_args__ = (
+        UniqueConstraint("owner_id", "id_at_origin"),
+        UniqueConstraint("owner_id", "id"),
+        CheckConstraint(f"document_type IN ({', '.join(map(repr, DOCUMENT_TYPES))})", name="document_type"),
+        Index(None, "owner_id", "language"),
+        Index(None, "owner_id", "document_date"),
+        Index(None, "metadata", postgresql_using="gin", postgresql_ops={"metadata": "jsonb_path_ops"}),
+    )
+
+    owner_id: Mapped[str]
+    id_at_origin: Mapped[str]
+    name: Mapped[str]
+    document_type: Mapped[str]
+    document_date: Mapped[dt.datetime | None]
+    language: Mapped[str]
+    content: Mapped[str | None] = mapped_column(deferred=True)
+    content_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    content_bytes: Mapped[int] = mapped_column(BigInteger)
+    chunking: Mapped[dict[str, Any]]
+    metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'"))
+    deleted_at: Mapped[dt.datetime | None]
+
+    chunks: Mapped[list[Chunk]] = relationship(
+        back_populates="document", lazy="raise", order_by="Chunk.position", passive_deletes=True
+    )
+
+
+class Chunk(Identified, SearchableMixin, Base):
+    """A passage of a document; leaves are embedded and searched, parents are their context."""
+
+    __tablename__ = "chunks"
+    __table_args__ = (
+        UniqueConstraint("owner_id", "id"),
+        UniqueConstraint("document_id", "content_hash"),
+        ForeignKeyConstraint(["owner_id", "document_id"], [Document.owner_id, Document.id], ondelete="CASCADE"),
+        ForeignKeyConstraint(["owner_id", "parent_id"], ["llmstack.chunks.owner_id", "llmstack.chunks.id"],
+                             ondelete="CASCADE"),
+        Index(None, "document_id", "position"),
+        Index(None, "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
+        search_index("chunks"),
+    )  # fmt: skip
+    __searchable__ = and_(column("level") == text("0"), column("deleted_at").is_(None))
+
+    document_id: Mapped[uuid.UUID]
+    parent_id: Mapped[uuid.UUID | None]
+    position: Mapped[int]
+    level: Mapped[int] = mapped_column(server_default=text("0"))
+    summary: Mapped[str | None]
+    token_count: Mapped[int]
+    start_offset: Mapped[int]
+    end_offset: Mapped[int]
+    content_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'"))
+    created_at: Mapped[dt.datetime] = mapped_column(server_default=text("now()"))
+    deleted_at: Mapped[dt.datetime | None]
+
+    document: Mapped[Document] = relationship(back_populates="chunks", lazy="raise")
+
+
+def _belongs_to_chunk() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["owner_id", "chunk_id"], [Chunk.owner_id, Chunk.id], ondelete="CASCADE")
+
+
+class ChunkEmbedding(EmbeddingMixin, Base):
+    """A chunk's vector in one space, partitioned by owner so that tenants share few graphs."""
+
+    __tablename__ = "chunk_embeddings"
+    __table_args__ = (
+        _belongs_to_chunk(),
+        ForeignKeyConstraint(["space_id"], [EmbeddingSpace.id]),
+        CheckConstraint("num_nonnulls(embedding, embedding_full) = 1", name="one_storage"),
+        {"postgresql_partition_by": "HASH (owner_id)"},
+    )
+
+
+class EmbeddingJob(EmbeddingJobMixin, Base):
+    """A chunk whose vector is still owed."""
+
+    __tablename__ = "embedding_jobs"
+    __table_args__ = (
+        _belongs_to_chunk(),
+        ForeignKeyConstraint(["space_id"], [EmbeddingSpace.id]),
+        Index(None, "space_id", "leased_until"),
+    )

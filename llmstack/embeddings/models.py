@@ -1,0 +1,76 @@
+"""Embedding spaces, and the columns that any embedded table shares."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from typing import Any
+
+from pgvector.sqlalchemy import HALFVEC, VECTOR
+from sqlalchemy import CheckConstraint, Identity, Index, SmallInteger, func, text
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+
+from ..db.base import Base, Timestamped
+
+DISTANCES = ("cosine", "inner_product", "l2")
+INDEX_METHODS = ("hnsw", "ivfflat", "none")
+STATES = ("active", "shadow", "retired")
+STORAGES = ("halfvec", "vector")
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+    allowed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({allowed})", name=column)
+
+
+class EmbeddingSpace(Timestamped, Base):
+    """A model and its dimensions: vectors are comparable inside one space alone."""
+
+    __tablename__ = "embedding_spaces"
+    __table_args__ = (
+        _one_of("distance", DISTANCES),
+        _one_of("storage", STORAGES),
+        _one_of("index_method", INDEX_METHODS),
+        _one_of("state", STATES),
+        CheckConstraint("dimensions BETWEEN 1 AND 16000", name="dimensions"),
+        CheckConstraint("NOT is_default OR state = 'active'", name="default_is_active"),
+        Index("uq_embedding_spaces_default", "is_default", unique=True, postgresql_where=text("is_default")),
+    )
+
+    id: Mapped[int] = mapped_column(SmallInteger, Identity(always=True), primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    provider: Mapped[str]
+    model: Mapped[str]
+    dimensions: Mapped[int]
+    distance: Mapped[str] = mapped_column(server_default="cosine")
+    storage: Mapped[str] = mapped_column(server_default="halfvec")
+    index_method: Mapped[str] = mapped_column(server_default="hnsw")
+    index_parameters: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    state: Mapped[str] = mapped_column(server_default="active")
+    is_default: Mapped[bool] = mapped_column(server_default=text("false"))
+
+
+class EmbeddingMixin:
+    """One vector of one row in one space; exactly one of the two storages is filled."""
+
+    owner_id: Mapped[str] = mapped_column(primary_key=True)
+    chunk_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    space_id: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    embedding: Mapped[Any | None] = mapped_column(HALFVEC())
+    embedding_full: Mapped[Any | None] = mapped_column(VECTOR())
+
+
+class EmbeddingJobMixin:
+    """A row whose vector is still owed; it goes when the vector is stored."""
+
+    owner_id: Mapped[str] = mapped_column(primary_key=True)
+    chunk_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    space_id: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    attempts: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    leased_until: Mapped[dt.datetime | None]
+    last_error: Mapped[str | None]
+    created_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+
+    @declared_attr.directive
+    def __table_args__(cls) -> tuple[Any, ...]:
+        return ()

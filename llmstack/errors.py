@@ -1,0 +1,99 @@
+"""Everything that llmstack raises on purpose.
+
+LLMStackError
+├── ConfigurationError (ValueError)       a setting, URL or combination that cannot work
+│   └── MissingExtra (ImportError)        an optional dependency is needed and absent
+├── ValidationError (ValueError)          bad input; carries .field and .message
+├── NotFound (LookupError)                no row matches
+│   └── DocumentNotFound, SpaceNotFound
+├── Conflict                              the row exists already or changed meanwhile
+├── EmbeddingError                        an embedder failed; the text is kept and its job is pending
+└── DatabaseError                         PostgreSQL said no, and we know what it means
+    ├── DatabaseUnavailable (ConnectionError)
+    ├── StatementTimeout (TimeoutError)
+    ├── EmbeddedServerError               the embedded server cannot start
+    ├── IsolationError                    one session met two schema maps
+    └── MigrationError
+        ├── MigrationLockTimeout (TimeoutError)
+        ├── DatabaseNewer                 the database is ahead of this code
+        └── DatabaseBehind                the database must be migrated first
+"""
+
+from __future__ import annotations
+
+
+class LLMStackError(Exception):
+    """The root of every error that llmstack raises on purpose."""
+
+
+class ConfigurationError(LLMStackError, ValueError):
+    """A setting, URL or combination that cannot work."""
+
+
+class MissingExtra(ConfigurationError, ImportError):
+    """An optional dependency is needed and absent."""
+
+    def __init__(self, *, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs an optional dependency: pip install 'llmstack[{extra}]'")
+        self.extra = extra
+
+
+class ValidationError(LLMStackError, ValueError):
+    """Bad input; nothing was written."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class NotFound(LLMStackError, LookupError):
+    """No row matches."""
+
+
+class Conflict(LLMStackError):
+    """The row exists already, or changed meanwhile."""
+
+
+class EmbeddingError(LLMStackError):
+    """An embedder failed; the text is kept and its job stays pending."""
+
+
+class DatabaseError(LLMStackError):
+    """PostgreSQL refused, and we know what it means."""
+
+
+class DatabaseUnavailable(DatabaseError, ConnectionError):
+    """The server cannot be reached, or the connection broke."""
+
+
+class StatementTimeout(DatabaseError, TimeoutError):
+    """A statement ran longer than statement_timeout and was cancelled."""
+
+
+class EmbeddedServerError(DatabaseError):
+    """The embedded PostgreSQL cannot start on this data folder."""
+
+
+class IsolationError(DatabaseError):
+    """One session met two schema maps; its identity map would mix their rows."""
+
+
+class MigrationError(DatabaseError):
+    """A migration cannot run or did not complete."""
+
+
+class MigrationLockTimeout(MigrationError, TimeoutError):
+    """Another process held the migration lock for longer than the timeout."""
+
+
+class DatabaseNewer(MigrationError):
+    """The database holds revisions that this version of llmstack does not know."""
+
+
+class DatabaseBehind(MigrationError):
+    """The schema has pending migrations; run `llmstack migrate` first."""
+
+
+class LLMStackWarning(UserWarning):
+    """Something works, but not as its user probably meant."""

@@ -1,0 +1,73 @@
+"""Columns that make a table searchable by words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgvector.sqlalchemy import SPARSEVEC
+from sqlalchemy import ColumnElement, Computed, Index, case, column, literal_column
+from sqlalchemy.dialects.postgresql import REAL, TSVECTOR
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+
+from ..db.schemas import schema_function
+
+LEXICAL_DIMENSIONS = 2**28
+"""Dimensions of the `lexical` column: 28 bits of a lexeme's md5."""
+
+K1, B, AVERAGE_LENGTH, CONTEXT_WEIGHT = 1.2, 0.75, 100.0, 2.0
+
+
+def search_document(*, searchable: ColumnElement[bool] | None = None) -> ColumnElement[Any]:
+    """The tsvector of a row: context (label A), content, and the owner as a lexeme without position."""
+    document = schema_function(
+        "search_document", column("owner_id"), column("language"), column("context"), column("content"),
+        type_=TSVECTOR,
+    )  # fmt: skip
+    return document if searchable is None else case((searchable, document))
+
+
+def bm25_weights(document: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The BM25 weight of each lexeme of a document, by the row's own k1, b and average length."""
+    return schema_function(
+        "bm25_weights", document, column("bm25_k1"), column("bm25_b"), column("bm25_average_length"),
+        column("bm25_context_weight"), type_=SPARSEVEC(LEXICAL_DIMENSIONS),
+    )  # fmt: skip
+
+
+class SearchableMixin:
+    """Adds what `llmstack.search.hybrid` needs to a model with `owner_id`, `context` and `content`.
+
+    `language` names a text search configuration (`english`, `german`, ..., else `simple`). Rows for which
+    `__searchable__` is false stay out of the index.
+    """
+
+    __searchable__: ColumnElement[bool] | None = None
+
+    owner_id: Mapped[str]
+    language: Mapped[str] = mapped_column(server_default="english")
+    context: Mapped[str] = mapped_column(server_default="")
+    content: Mapped[str]
+    bm25_k1: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(K1)))
+    bm25_b: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(B)))
+    bm25_average_length: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(AVERAGE_LENGTH)))
+    bm25_context_weight: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(CONTEXT_WEIGHT)))
+
+    @declared_attr
+    def search_vector(cls) -> Mapped[str | None]:
+        return mapped_column(
+            TSVECTOR, Computed(search_document(searchable=cls.__searchable__), persisted=True), deferred=True
+        )
+
+    @declared_attr
+    def lexical(cls) -> Mapped[Any | None]:
+        return mapped_column(
+            SPARSEVEC(LEXICAL_DIMENSIONS),
+            Computed(bm25_weights(search_document(searchable=cls.__searchable__)), persisted=True),
+            deferred=True,
+        )
+
+
+def search_index(table: str) -> Index:
+    """The GIN index of the text leg; without a pending list, so that a search right after a load is as fast."""
+    return Index(f"ix_{table}_search_vector", "search_vector", postgresql_using="gin",
+                 postgresql_with={"fastupdate": "off"})  # fmt: skip
