@@ -87,6 +87,22 @@ def start(
     return server
 
 
+def upgrade(source: Path | str, target: Path | str) -> None:
+    """Copy every database of a folder of an older version into a new folder; the source stays as it is."""
+    _require_wheel()
+    from . import embedded_cluster
+
+    if Path(target).exists():
+        raise EmbeddedServerError(f"{target} exists already; name a new folder")
+    version = embedded_cluster.stored_version(Path(source).expanduser())
+    with contextlib.ExitStack() as shares:
+        old = start(Path(source), version=version)
+        shares.callback(old.release)
+        new = start(Path(target))
+        shares.callback(new.release)
+        embedded_cluster.copy_databases(old.url, new.url, data_dir=new.data_dir)
+
+
 def _require_wheel() -> None:
     if sys.platform == "win32":
         raise EmbeddedServerError(

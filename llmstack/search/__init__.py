@@ -1,1 +1,27 @@
+"""Ranking as SQL: BM25, vectors, filters and fusion for any model with the searchable columns."""
+
 from __future__ import annotations
+
+from .columns import SearchableMixin as SearchableMixin
+from .columns import search_index as search_index
+from .filters import metadata_filter as metadata_filter
+from .fusion import RRF as RRF
+from .fusion import Weighted as Weighted
+from .hybrid import SearchOptions as SearchOptions
+from .hybrid import hybrid as hybrid
+from .statistics import StatisticsRefresh as StatisticsRefresh
+from .statistics import refresh_statistics as refresh_statistics
+from .vectors import VectorSource as VectorSource
+
+__all__ = [
+    "RRF",
+    "SearchOptions",
+    "SearchableMixin",
+    "StatisticsRefresh",
+    "VectorSource",
+    "Weighted",
+    "hybrid",
+    "metadata_filter",
+    "refresh_statistics",
+    "search_index",
+]

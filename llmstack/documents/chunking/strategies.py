@@ -24,9 +24,7 @@ from .structure import Part, Sections, chat_turns, email_parts, markdown_section
 from .tokens import count_tokens
 
 _MARKDOWN = frozenset({"markdown", "html", "docx"})
-_PROSE = frozenset(
-    {"pdf", "report", "presentation", "legal_document", "technical_doc", "business_report", "unknown"}
-)
+_PERHAPS_MARKDOWN = frozenset(DOCUMENT_TYPES) - _MARKDOWN - {"text", "code", "email", "chat"}
 _HEADING = re.compile(r"(?m)^#{1,6} \S")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REGION = 64_000

@@ -23,7 +23,7 @@ _BLOCK = 50_000
 
 
 def count_tokens(text: str) -> int:
-    """Count the tokens; a text over 50,000 characters is counted in blocks, a token or two too many for each."""
+    """Count the tokens; over 50,000 characters in blocks, a token or two too many for each."""
     count = counter()
     if len(text) <= _BLOCK:
         return count(text)

@@ -1,0 +1,115 @@
+"""Fusion: two ranked legs become one total order; a row of one leg alone is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import CTE, ColumnElement, Float, Subquery, cast, func, literal_column, select
+
+from ..errors import ValidationError
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """`alpha` times the vector leg's normalised score plus `1 - alpha` times the text leg's.
+
+    `zscore`: (s - mean) / deviation over the leg's candidates; a row absent from a leg gets that leg's lowest.
+    `minmax`: (s - min) / (max - min); absent is 0.
+    """
+
+    alpha: float = 0.5
+    normalize: Literal["zscore", "minmax"] = "zscore"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.alpha <= 1.0:
+            raise ValidationError("alpha", "it is the weight of the vector leg, from 0.0 to 1.0")
+        if self.normalize not in ("zscore", "minmax"):
+            raise ValidationError("normalize", "use 'zscore' or 'minmax'")
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """The weights of the text and the vector leg."""
+        return 1.0 - self.alpha, self.alpha
+
+    def part(self, score: ColumnElement[float], rank: ColumnElement[int]) -> ColumnElement[float]:
+        """A row's normalised score within its leg."""
+        if self.normalize == "minmax":
+            low, high = func.min(score).over(), func.max(score).over()
+            return func.coalesce((score - low) / func.nullif(high - low, 0), 1.0)
+        return func.coalesce(
+            (score - func.avg(score).over()) / func.nullif(func.stddev_pop(score).over(), 0), 0.0
+        )
+
+    def absent(self, leg: CTE) -> ColumnElement[float]:
+        """What a row counts in a leg that did not return it."""
+        if self.normalize == "minmax":
+            return literal_column("0.0", Float())
+        return func.coalesce(select(func.min(leg.c.part)).scalar_subquery(), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class RRF:
+    """Reciprocal rank fusion, the sum of weight / (k + rank) over the legs (Cormack et al. 2009).
+
+    `weights` are those of the text and the vector leg.
+    """
+
+    k: float = 60.0
+    weights: tuple[float, float] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.k <= 0:
+            raise ValidationError("k", "it must be above 0")
+        if min(self.weights) < 0 or max(self.weights) <= 0:
+            raise ValidationError("weights", "none may be negative, one must be above 0")
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """The weights of the text and the vector leg."""
+        return self.weights
+
+    def part(self, score: ColumnElement[float], rank: ColumnElement[int]) -> ColumnElement[float]:
+        """A row's reciprocal rank within its leg."""
+        return 1.0 / cast(self.k + rank, Float)
+
+    def absent(self, leg: CTE) -> ColumnElement[float]:
+        """What a row counts in a leg that did not return it."""
+        return literal_column("0.0", Float())
+
+
+Fusion = Weighted | RRF
+
+
+def numbered(leg: CTE, name: str) -> CTE:
+    """The leg with its ranks from 1, ties broken by id."""
+    rank = func.row_number().over(order_by=(leg.c.score.desc(), leg.c.id))
+    return select(leg.c.id, leg.c.score, rank.label("rank")).cte(name)
+
+
+def fuse(text: CTE, vector: CTE, *, fusion: Fusion) -> Subquery:
+    """(id, score, text_score, text_rank, vector_score, vector_rank) of every row of either numbered leg."""
+    parts = [
+        select(*leg.c, fusion.part(leg.c.score, leg.c.rank).label("part")).cte(f"{leg.name}_parts")
+        for leg in (text, vector)
+    ]
+    one, other = parts
+    score = sum(
+        (
+            cast(share, Float) * func.coalesce(leg.c.part, fusion.absent(leg))
+            for share, leg in zip(fusion.shares, parts, strict=True)
+        ),
+        start=literal_column("0.0", Float()),
+    )
+    return (
+        select(
+            func.coalesce(one.c.id, other.c.id).label("id"),
+            score.label("score"),
+            one.c.score.label("text_score"),
+            one.c.rank.label("text_rank"),
+            other.c.score.label("vector_score"),
+            other.c.rank.label("vector_rank"),
+        )
+        .select_from(one.join(other, one.c.id == other.c.id, full=True))
+        .subquery("fused")
+    )

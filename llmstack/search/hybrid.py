@@ -1,0 +1,189 @@
+"""Hybrid search as one statement: both legs, the filters, the fusion and the total order, in one snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import CTE, ColumnElement, Float, Select, Text, bindparam, cast, func, join, literal, null, select, union_all
+from sqlalchemy.types import BigInteger
+
+from ..errors import ValidationError
+from .columns import SearchableMixin
+from .fusion import Fusion, Weighted, fuse, numbered
+from .lexical import ParsedQuery, lexical_query, parse_query, required_clause
+from .vectors import VectorSource, vector_arm
+
+MAX_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """How much each leg may look at: rows handed to the fusion, rows scored, rows compared exactly."""
+
+    candidates: int = 100
+    budget: int = 2000
+    exact_rows: int = 10_000
+    ef_search: int = 200
+
+
+def languages_cte(languages: Sequence[str] | Select[Any]) -> CTE:
+    """The text search configurations under which the query is read."""
+    if not isinstance(languages, Select):
+        rows = [select(cast(literal(language), Text).label("language")) for language in languages or ("simple",)]
+        languages = select(union_all(*rows).subquery()) if len(rows) > 1 else rows[0]
+    return languages.cte("languages").prefix_with("MATERIALIZED")
+
+
+def hybrid(
+    model: type[SearchableMixin],
+    *,
+    corpus: str,
+    owner_id: str,
+    query: str | None = None,
+    vector: Sequence[float] | None = None,
+    source: VectorSource | None = None,
+    languages: Sequence[str] | Select[Any] = ("english",),
+    where: Sequence[ColumnElement[bool]] = (),
+    limit: int = 10,
+    fusion: Fusion | None = None,
+    options: SearchOptions | None = None,
+) -> Select[Any]:
+    """Select (id, score, text_score, text_rank, vector_score, vector_rank, vector_path), best first.
+
+    Give `query` for the text leg, `vector` with its `source` for the vector leg, or both; `score` is then the
+    fused one, else the leg's own. `where` holds conditions on `model`. `model` needs an `id`. Rows of other owners are
+    never touched. Execute it in a transaction or in AUTOCOMMIT: index settings are local to it.
+    """
+    if not 1 <= limit <= MAX_LIMIT:
+        raise ValidationError("limit", f"it must be from 1 to {MAX_LIMIT}, not {limit}")
+    if (vector is None) != (source is None):
+        raise ValidationError("vector", "give a vector together with its source")
+    if query is None and vector is None:
+        raise ValidationError("query", "give a query, a vector, or both")
+    options = options or SearchOptions()
+    spoken = languages_cte(languages)
+    legs = _Legs(
+        model=model,
+        owner_id=owner_id,
+        where=tuple(where),
+        limit=limit,
+        candidates=max(options.candidates, limit),
+        options=options,
+        languages=languages_cte(languages),
+        parsed=parse_query(query or ""),
+    )
+    text = legs.text(corpus=corpus, alone=vector is None) if query is not None else None
+    if vector is None or source is None:
+        assert text is not None
+        return _single(text, limit=limit, text=True)
+    nearest, path = legs.vector(source, vector)
+    if text is None:
+        return _single(nearest, limit=limit, text=False, path=path)
+    return _fused(text, nearest, path, fusion=fusion or Weighted(), limit=limit)
+
+
+class _Legs:
+    """Both legs of one search, under the same conditions."""
+
+    def __init__(
+        self,
+        *,
+        model: type[SearchableMixin],
+        owner_id: str,
+        where: tuple[ColumnElement[bool], ...],
+        limit: int,
+        candidates: int,
+        options: SearchOptions,
+        languages: CTE,
+        parsed: ParsedQuery,
+    ) -> None:
+        self._model: Any = model
+        self._owner_id = owner_id
+        self._limit = limit
+        self._candidates = candidates
+        self._options = options
+        self._languages = languages
+        self._parsed = parsed
+        required = required_clause(parsed, languages=languages)
+        self._where = where if required is None else (*where, _meets(self._model.search_vector, required))
+
+    def text(self, *, corpus: str, alone: bool) -> CTE:
+        lexical = lexical_query(
+            self._parsed,
+            corpus=corpus,
+            owner_id=self._owner_id,
+            languages=self._languages,
+            budget=self._options.budget,
+            floor=self._candidates,
+        )
+        matches = self._model.search_vector.op("@@")
+        first = self._scored(lexical.weights, (matches(lexical.candidates),), "budgeted")
+        if not self._where and not alone:
+            return first
+        # The budget was counted before the filters: a short page is filled from all of the query's terms.
+        short = select(func.count()).select_from(first).scalar_subquery() < self._limit
+        wide = self._scored(lexical.weights, (short, matches(lexical.everything)), "unbudgeted")
+        filled = union_all(select(first.c.id, first.c.score).where(~short), select(wide.c.id, wide.c.score)).subquery()
+        return select(filled.c.id, filled.c.score).cte("text").prefix_with("MATERIALIZED")
+
+    def _scored(self, weights: Any, conditions: Sequence[Any], name: str) -> CTE:
+        model = self._model
+        distance = model.lexical.op("<#>", return_type=Float())(weights)
+        best = (
+            select(model.id.label("id"), distance.label("distance"))
+            .where(model.owner_id == bindparam("owner_id", self._owner_id), *conditions, *self._where)
+            .order_by(distance, model.id)
+            .limit(self._candidates)
+            .subquery()
+        )
+        return select(best.c.id, (-best.c.distance).label("score")).cte(name).prefix_with("MATERIALIZED")
+
+    def vector(self, source: VectorSource, vector: Sequence[float]) -> tuple[CTE, ColumnElement[str]]:
+        model = self._model
+        beside: Any = source.id
+        joined: Any = None
+        if self._where and beside.table is not model.__table__:
+            # Both parts of the key, so that one index serves the join.
+            joined = join(beside.table, model, (model.id == source.id) & (model.owner_id == source.owner_id))
+        return vector_arm(
+            source,
+            vector,
+            owner_id=self._owner_id,
+            joined=joined,
+            where=self._where,
+            candidates=self._candidates,
+            exact_rows=self._options.exact_rows,
+            ef_search=self._options.ef_search,
+        )
+
+
+def _meets(search_vector: Any, required: ColumnElement[Any]) -> ColumnElement[bool]:
+    # A clause of stop words only asks for nothing.
+    met: ColumnElement[bool] = func.coalesce(search_vector.op("@@")(required), required.is_(None))
+    return met
+
+
+def _single(leg: CTE, *, limit: int, text: bool, path: ColumnElement[str] | None = None) -> Select[Any]:
+    ranked = numbered(leg, "ranked")
+    score, rank = ranked.c.score, ranked.c.rank
+    nothing, nowhere = cast(null(), Float), cast(null(), BigInteger)
+    return (
+        select(
+            ranked.c.id,
+            score.label("score"),
+            (score if text else nothing).label("text_score"),
+            (rank if text else nowhere).label("text_rank"),
+            (nothing if text else score).label("vector_score"),
+            (nowhere if text else rank).label("vector_rank"),
+            (cast(null(), Text) if path is None else path).label("vector_path"),
+        )
+        .order_by(score.desc(), ranked.c.id)
+        .limit(limit)
+    )
+
+
+def _fused(text: CTE, vector: CTE, path: ColumnElement[str], *, fusion: Fusion, limit: int) -> Select[Any]:
+    fused = fuse(numbered(text, "text_leg"), numbered(vector, "vector_leg"), fusion=fusion)
+    return select(*fused.c, path.label("vector_path")).order_by(fused.c.score.desc(), fused.c.id).limit(limit)

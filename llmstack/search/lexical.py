@@ -1,0 +1,242 @@
+"""The text leg: BM25 over a generated sparsevec, with candidates from the GIN index.
+
+score = sum over query lexemes of idf * query frequency * tf (k1 + 1) / (tf + k1 (1 - b + b dl / avgdl)),
+idf = ln(1 + (N - df + 0.5) / (df + 0.5))                    (Robertson and Zaragoza 2009, as in Lucene)
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pgvector.sqlalchemy import SPARSEVEC
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Float,
+    Integer,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    true,
+)
+from sqlalchemy.dialects.postgresql import TSQUERY, aggregate_order_by
+from sqlalchemy.types import ARRAY
+
+from ..db.models import CorpusStatistics, TermStatistics
+from ..db.schemas import schema_function
+from ..errors import ValidationError
+from .columns import LEXICAL_DIMENSIONS
+
+MAX_QUERY_CHARACTERS = 200_000
+MAX_CLAUSES = 32
+MAX_CANDIDATE_TERMS = 256
+MAX_WEIGHTED_TERMS = 16_000
+
+# A phrase in double quotes, or a word or phrase behind a minus that begins a word.
+_CLAUSE = re.compile(r'(?<!\S)-"([^"]*)"|(?<!\S)-([^\s"]+)|"([^"]*)"')
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedQuery:
+    """What a user typed: words that rank, phrases that must occur, phrases that must not."""
+
+    words: str
+    required: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
+
+
+def parse_query(query: str) -> ParsedQuery:
+    """Read `"required phrase"` and `-forbidden`; everything else ranks. Any other punctuation is only text."""
+    if len(query) > MAX_QUERY_CHARACTERS:
+        raise ValidationError("query", f"it has {len(query)} characters; {MAX_QUERY_CHARACTERS} are the most")
+    query = _UNSTORABLE.sub(" ", query)
+    required: list[str] = []
+    forbidden: list[str] = []
+
+    def take(match: re.Match[str]) -> str:
+        excluded = match[1] if match[1] is not None else match[2]
+        if len(required) + len(forbidden) >= MAX_CLAUSES:
+            return " " if excluded is not None else match[0]
+        (forbidden if excluded is not None else required).append(excluded if excluded is not None else match[3])
+        return " " if excluded is not None else f" {match[3]} "
+
+    words = _CLAUSE.sub(take, query)
+    return ParsedQuery(words=words, required=tuple(required), forbidden=tuple(forbidden))
+
+
+@dataclass(frozen=True, slots=True)
+class LexicalQuery:
+    """The text leg's side of a statement; null where no word of the query is indexable.
+
+    `candidates` is bounded by the budget, `everything` holds all terms.
+    """
+
+    weights: ColumnElement[Any]
+    candidates: ColumnElement[Any]
+    everything: ColumnElement[Any]
+
+
+def _constant(text: str) -> ColumnElement[str]:
+    return literal_column("'" + text.replace("'", "''") + "'", Text())
+
+
+def _quoted(lexeme: ColumnElement[str]) -> ColumnElement[str]:
+    # quote_literal would write E'...' for a backslash, which a tsquery does not understand.
+    escaped = func.replace(
+        func.replace(lexeme, _constant("\\"), _constant("\\\\")), _constant("'"), _constant("''")
+    )
+    return _constant("'").concat(escaped).concat(_constant("'"))
+
+
+def lexical_query(
+    parsed: ParsedQuery, *, corpus: str, owner_id: str, languages: CTE, budget: int, floor: int
+) -> LexicalQuery:
+    """Terms enter the candidates from rarest to most common until `budget` rows of the owner are estimated.
+
+    One term more enters while fewer than `floor` rows are expected. All terms count in the score.
+    """
+    owner = schema_function("owner_lexeme", cast(bindparam("owner_id", owner_id), Text), type_=Text)
+    measured = _corpus(corpus, owner)
+    terms = _terms(parsed.words, corpus=corpus, languages=languages)
+    weighted = _weighted(terms, measured)
+    admitted = _admitted(terms, measured, budget=budget, floor=floor)
+    query = (
+        select(
+            select(_sparse(weighted)).scalar_subquery().label("weights"),
+            _any_of(owner, admitted.c.lexeme, admitted.c.fits).label("candidates"),
+            _any_of(owner, admitted.c.lexeme, None).label("everything"),
+        )
+        .cte("query")
+        .prefix_with("MATERIALIZED")
+    )
+    return LexicalQuery(
+        weights=select(query.c.weights).scalar_subquery(),
+        candidates=select(query.c.candidates).scalar_subquery(),
+        everything=select(query.c.everything).scalar_subquery(),
+    )
+
+
+def _corpus(corpus: str, owner: ColumnElement[str]) -> CTE:
+    """One row: how many rows the corpus had, and which share of them the owner has (1 when unknown)."""
+    rows = select(CorpusStatistics.row_count).where(CorpusStatistics.corpus == corpus).scalar_subquery()
+    owned = (
+        select(TermStatistics.document_count)
+        .where(TermStatistics.corpus == corpus, TermStatistics.lexeme == owner)
+        .scalar_subquery()
+    )
+    counted = select(cast(func.coalesce(rows, 1), Float).label("rows"), cast(owned, Float).label("owned")).subquery()
+    share = func.least(1.0, func.coalesce(counted.c.owned, counted.c.rows) / func.greatest(counted.c.rows, 1.0))
+    return select(counted.c.rows, share.label("share")).cte("corpus").prefix_with("MATERIALIZED")
+
+
+def _any_of(owner: Any, lexeme: ColumnElement[str], condition: ColumnElement[bool] | None) -> ColumnElement[Any]:
+    """The owner's lexeme and any of these."""
+    listed: Any = func.string_agg(_quoted(lexeme), _constant(" | "))
+    listed = listed if condition is None else listed.filter(condition)
+    together = _quoted(owner).concat(_constant(" & (")).concat(listed).concat(_constant(")"))
+    return select(cast(together, TSQUERY)).scalar_subquery()
+
+
+def _terms(words: str, *, corpus: str, languages: CTE) -> CTE:
+    document = func.to_tsvector(
+        schema_function("text_search_config", languages.c.language), cast(bindparam("words", words), Text)
+    )
+    lexemes = func.unnest(document).table_valued("lexeme", "positions", "weights", name="t").render_derived().lateral()
+    counted = (
+        select(
+            lexemes.c.lexeme.label("lexeme"),
+            func.max(func.cardinality(cast(lexemes.c.positions, ARRAY(Integer)))).label("frequency"),
+        )
+        .select_from(languages.join(lexemes, true()))
+        .group_by(lexemes.c.lexeme)
+        .subquery()
+    )
+    known = and_(TermStatistics.corpus == corpus, TermStatistics.lexeme == counted.c.lexeme)
+    return (
+        select(
+            cast(counted.c.lexeme, Text).label("lexeme"),
+            counted.c.frequency,
+            # Lexemes that occur once are not stored.
+            cast(func.coalesce(TermStatistics.document_count, 1), Float).label("df"),
+        )
+        .select_from(counted.outerjoin(TermStatistics, known))
+        .cte("terms")
+        .prefix_with("MATERIALIZED")
+    )
+
+
+def _weighted(terms: CTE, corpus: CTE) -> Any:
+    total = func.greatest(corpus.c.rows, terms.c.df)
+    idf = func.ln(1.0 + (total - terms.c.df + 0.5) / (terms.c.df + 0.5))
+    dimension = schema_function("lexeme_dimension", terms.c.lexeme, type_=Integer)
+    weighed = select(dimension.label("dimension"), (idf * terms.c.frequency).label("weight")).select_from(
+        terms.join(corpus, true())
+    ).subquery()
+    weight = func.sum(weighed.c.weight)
+    return (
+        select(weighed.c.dimension, weight.label("weight"))
+        .group_by(weighed.c.dimension)
+        .order_by(weight.desc())
+        .limit(MAX_WEIGHTED_TERMS)
+        .subquery()
+    )
+
+
+def _sparse(weighted: Any) -> ColumnElement[Any]:
+    pair = cast(weighted.c.dimension, Text).concat(_constant(":")).concat(cast(weighted.c.weight, Text))
+    listed = func.string_agg(pair, aggregate_order_by(_constant(","), weighted.c.dimension))
+    return cast(
+        _constant("{").concat(listed).concat(_constant(f"}}/{LEXICAL_DIMENSIONS}")), SPARSEVEC(LEXICAL_DIMENSIONS)
+    )
+
+
+def _admitted(terms: CTE, corpus: CTE, *, budget: int, floor: int) -> CTE:
+    costs = select(terms.c.lexeme, terms.c.df, (terms.c.df * corpus.c.share).label("cost")).select_from(
+        terms.join(corpus, true())
+    ).subquery()
+    order = (costs.c.df, costs.c.lexeme)
+    ranked = select(
+        costs.c.lexeme,
+        costs.c.cost,
+        func.sum(costs.c.cost).over(order_by=order).label("total"),
+        func.row_number().over(order_by=order).label("place"),
+    ).subquery()
+    fits = or_(ranked.c.total <= cast(budget, Float), ranked.c.total - ranked.c.cost < cast(floor, Float))
+    chosen = select(ranked.c.lexeme, fits.label("fits")).where(ranked.c.place <= MAX_CANDIDATE_TERMS)
+    return chosen.cte("admitted").prefix_with("MATERIALIZED")
+
+
+def required_clause(parsed: ParsedQuery, *, languages: CTE) -> ColumnElement[Any] | None:
+    """A tsquery of required and forbidden phrases; null where they hold stop words only, None without any."""
+    if not parsed.required and not parsed.forbidden:
+        return None
+    clauses = [_phrase(phrase, languages, "(") for phrase in parsed.required]
+    clauses += [_phrase(phrase, languages, "!(") for phrase in parsed.forbidden]
+    listed = func.nullif(func.concat_ws(_constant(" & "), *clauses), _constant(""))
+    clause = select(cast(listed, TSQUERY).label("clause")).cte("required").prefix_with("MATERIALIZED")
+    return select(clause.c.clause).scalar_subquery()
+
+
+def _phrase(phrase: str, languages: CTE, opening: str) -> ColumnElement[Any]:
+    read = (
+        select(
+            func.phraseto_tsquery(
+                schema_function("text_search_config", languages.c.language), cast(literal(phrase), Text)
+            ).label("read")
+        )
+        .select_from(languages)
+        .subquery()
+    )
+    each = _constant("(").concat(cast(read.c.read, Text)).concat(_constant(")"))
+    listed = func.string_agg(each, _constant(" | ")).filter(func.numnode(read.c.read) > 0)
+    return select(_constant(opening).concat(listed).concat(_constant(")"))).scalar_subquery()

@@ -1,0 +1,82 @@
+"""Term statistics: how many rows hold each lexeme, read with ts_stat from a sample, never while a search waits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import BigInteger, Float, Text, cast, delete, func, or_, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ..db.models import CorpusStatistics, TermStatistics
+from ..db.schemas import qualified, schema_of
+
+SAMPLE_ROWS = 100_000
+_OWNER_PREFIX = "\x01owner="
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsRefresh:
+    """What a refresh found: searchable rows, their average length in lexemes, and the share that was read."""
+
+    row_count: int
+    average_length: float
+    sampled_share: float
+
+
+async def refresh_statistics(session: AsyncSession, *, model: type[Any], corpus: str) -> StatisticsRefresh | None:
+    """Count the lexemes of a corpus anew; None while another process does it. Lexemes of one row are left out."""
+    name = f"llmstack:statistics:{await session.run_sync(schema_of)}:{corpus}"
+    if not await session.scalar(select(func.pg_try_advisory_xact_lock(func.hashtextextended(name, 0)))):
+        return None
+    schema = await session.run_sync(schema_of)
+    table = qualified(schema, model.__table__.name)
+    rows = await session.scalar(select(func.count()).where(model.search_vector.is_not(None))) or 0
+    share = min(1.0, SAMPLE_ROWS / rows) if rows else 1.0
+    sample = f" TABLESAMPLE BERNOULLI ({share * 100:.6f})" if share < 1.0 else ""
+    await _put_corpus(session, corpus, row_count=rows, average_length=0.0, sampled_share=share)
+    lexemes, length = await _put_terms(session, corpus, f"SELECT search_vector FROM {table}{sample}", share)
+    average = length / max(rows * share, 1.0) if lexemes else 0.0
+    await _put_corpus(session, corpus, row_count=rows, average_length=average, sampled_share=share)
+    return StatisticsRefresh(row_count=rows, average_length=average, sampled_share=share)
+
+
+async def _put_corpus(session: AsyncSession, corpus: str, **values: Any) -> None:
+    statement = insert(CorpusStatistics).values(corpus=corpus, **values)
+    await session.execute(
+        statement.on_conflict_do_update(
+            index_elements=[CorpusStatistics.corpus], set_={**values, "refreshed_at": func.now()}
+        )
+    )
+
+
+async def _put_terms(session: AsyncSession, corpus: str, sample: str, share: float) -> tuple[int, float]:
+    """Replace what differs; return the number of lexemes and the sum of all their occurrences."""
+    stat = func.ts_stat(sample).table_valued("word", "ndoc", "nentry", name="stat")
+    counted = (
+        select(stat.c.word, stat.c.ndoc, stat.c.nentry, func.starts_with(stat.c.word, _OWNER_PREFIX).label("is_owner"))
+        .cte("counted")
+        .prefix_with("MATERIALIZED")
+    )
+    kept = or_(counted.c.is_owner, counted.c.ndoc > 1)
+    statement = insert(TermStatistics).from_select(
+        ["corpus", "lexeme", "document_count"],
+        select(
+            cast(corpus, Text), counted.c.word, cast(func.ceil(counted.c.ndoc / cast(share, Float)), BigInteger)
+        ).where(kept),
+    )
+    fresh = statement.excluded.document_count
+    written = statement.on_conflict_do_update(
+        index_elements=[TermStatistics.corpus, TermStatistics.lexeme],
+        set_={"document_count": fresh},
+        where=TermStatistics.document_count != fresh,
+    ).cte("written")
+    still_there = select(counted.c.word).where(counted.c.word == TermStatistics.lexeme, kept).exists()
+    gone = delete(TermStatistics).where(TermStatistics.corpus == corpus, ~still_there).cte("gone")
+    totals = select(
+        func.count().label("lexemes"),
+        func.coalesce(func.sum(counted.c.nentry).filter(~counted.c.is_owner), 0).label("occurrences"),
+    )
+    row = (await session.execute(totals.add_cte(written, gone))).one()
+    return int(row.lexemes), float(row.occurrences)
