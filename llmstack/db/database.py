@@ -9,12 +9,12 @@ from typing import Any, Literal, TypeVar
 
 import tenacity
 from sqlalchemy import event, text
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from ..errors import ConfigurationError, LLMStackWarning
+from ..errors import ConfigurationError, LLMStackError, LLMStackWarning, StatementTimeout
 from ..settings import Settings
 from .schemas import translate_map
 from .translate import RETRYABLE, sqlstate, translating
@@ -25,12 +25,21 @@ Result = TypeVar("Result")
 
 _BASE_STATEMENTS, _STATEMENTS_PER_SERVICE = 100, 50
 
+_ALLOWED_CONNECTIONS = """
+SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+    - coalesce(current_setting('reserved_connections', true)::int, 0)
+"""
+
 
 class Database:
     """An engine and its pool. A host's engine is used as it is and never closed."""
 
     def __init__(
-        self, url: str | URL | None = None, *, engine: AsyncEngine | None = None, settings: Settings | None = None
+        self,
+        url: str | URL | None = None,
+        *,
+        engine: AsyncEngine | None = None,
+        settings: Settings | None = None,
     ) -> None:
         self.settings = settings or Settings()
         if (url is None) == (engine is None):
@@ -47,16 +56,20 @@ class Database:
             self.reader_engine = self._create_engine(self.settings.reader_url.get_secret_value())
 
     def _create_engine(self, url: str | URL) -> AsyncEngine:
-        target, arguments = engine_arguments(url, self.settings)
-        if self.settings.behind_pooler:
-            target, arguments = engine_arguments(url, self.settings, pooled=False)
+        pooled = not self.settings.behind_pooler
+        target, arguments = engine_arguments(url, self.settings, pooled=pooled)
+        if not pooled:
             arguments["poolclass"] = NullPool
         engine = create_async_engine(target, **arguments)
-        if not self.settings.behind_pooler:
+        if pooled:
             event.listen(engine.sync_engine, "do_connect", self._size_statement_cache)
+        else:
+            event.listen(engine.sync_engine, "handle_error", _say_timeout)
         return engine
 
-    def _size_statement_cache(self, dialect: Any, record: Any, arguments: list[Any], parameters: dict[str, Any]) -> None:
+    def _size_statement_cache(
+        self, _dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]
+    ) -> None:
         size = self.settings.statement_cache_size
         if size is None:
             size = _BASE_STATEMENTS + _STATEMENTS_PER_SERVICE * len(self._services)
@@ -64,7 +77,7 @@ class Database:
 
     def service(self, schema: str | None = None) -> Service:
         """The view of one schema on the shared pool; the same object for the same schema."""
-        name = schema or self.settings.schema_name
+        name = self.settings.schema_name if schema is None else schema
         if name not in self._services:
             self._services[name] = Service(self, name)
         return self._services[name]
@@ -73,12 +86,9 @@ class Database:
         """Warn, and return the warning, when the pool may ask for more connections than the server allows."""
         if not self.owns_engine or self.settings.behind_pooler:
             return None
-        statement = text(
-            "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
-        )
         with translating():
             async with self.engine.connect() as connection:
-                allowed = await connection.scalar(statement)
+                allowed = await connection.scalar(text(_ALLOWED_CONNECTIONS))
         wanted = self.settings.pool_size + self.settings.max_overflow
         if allowed is None or wanted <= allowed:
             return None
@@ -143,9 +153,9 @@ class Service:
     async def transaction(
         self, work: Callable[[AsyncSession], Awaitable[Result]], *, isolation: Isolation | None = None
     ) -> Result:
-        """Run `work` in a transaction and commit; on a serialization failure or deadlock all of it runs again.
+        """Run `work` in a transaction and commit; a serialization failure or deadlock runs all of it again.
 
-        Bounded by `transaction_attempts`, with exponential backoff and full jitter.
+        Bounded by `transaction_attempts`, with exponential backoff and full jitter; then it is a Conflict.
         """
         engine = self.engine.execution_options(isolation_level=isolation) if isolation else self.engine
         retrying = tenacity.AsyncRetrying(
@@ -167,4 +177,14 @@ class Service:
 
 
 def _is_retryable(error: BaseException) -> bool:
-    return isinstance(error, DBAPIError) and sqlstate(error) in RETRYABLE
+    # The unit of work may have translated it already.
+    cause = error.__cause__ if isinstance(error, LLMStackError) else error
+    return isinstance(cause, DBAPIError) and sqlstate(cause) in RETRYABLE
+
+
+def _say_timeout(context: ExceptionContext) -> None:
+    """The driver's own time limit stands in for statement_timeout, which a pooler does not pass on."""
+    if context.statement is not None and isinstance(context.original_exception, TimeoutError):
+        raise StatementTimeout(
+            "the statement ran longer than statement_timeout"
+        ) from context.original_exception

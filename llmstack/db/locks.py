@@ -31,7 +31,7 @@ def lock_key(*, database: str, schema: str) -> int:
 
 @contextlib.asynccontextmanager
 async def migration_lock(
-    connection: Any, *, schema: str, timeout: float, on_wait: Callable[[str], None] | None = None
+    connection: Any, *, schema: str, timeout_seconds: float, on_wait: Callable[[str], None] | None = None
 ) -> AsyncIterator[None]:
     """Hold the schema's session-level advisory lock on an asyncpg connection outside any transaction.
 
@@ -39,27 +39,32 @@ async def migration_lock(
     """
     database = await connection.fetchval("SELECT current_database()")
     key = lock_key(database=database, schema=schema)
-    await _acquire(connection, key, schema=schema, timeout=timeout, on_wait=on_wait)
+    await _acquire(connection, key, schema=schema, timeout_seconds=timeout_seconds, on_wait=on_wait)
     try:
         yield
-    finally:
-        # A broken connection has given the lock back already.
-        if not connection.is_closed():
-            released = await connection.fetchval("SELECT pg_advisory_unlock($1)", key)
-            if not released:
-                raise MigrationError(f"the migration lock of schema {schema!r} was lost while it was held")
+    except BaseException:
+        # Must not hide why the body failed; closing the connection gives the lock back as well.
+        with contextlib.suppress(Exception):
+            await _release(connection, key)
+        raise
+    if connection.is_closed() or not await _release(connection, key):
+        raise MigrationError(f"the migration lock of schema {schema!r} was lost while it was held")
+
+
+async def _release(connection: Any, key: int) -> bool:
+    return bool(await connection.fetchval("SELECT pg_advisory_unlock($1)", key))
 
 
 async def _acquire(
-    connection: Any, key: int, *, schema: str, timeout: float, on_wait: Callable[[str], None] | None
+    connection: Any, key: int, *, schema: str, timeout_seconds: float, on_wait: Callable[[str], None] | None
 ) -> None:
-    started = time.monotonic()
-    report_at = started
+    started = report_at = time.monotonic()
     while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", key):
         now = time.monotonic()
-        if now - started >= timeout:
+        if now - started >= timeout_seconds:
             raise MigrationLockTimeout(
-                f"waited {timeout:g} s for the migration of schema {schema!r}; {await _holder(connection, key)}"
+                f"waited {timeout_seconds:g} s for the migration of schema {schema!r}; "
+                f"{await _holder(connection, key)}"
             )
         if on_wait is not None and now >= report_at:
             on_wait(f"waiting for the migration of schema {schema!r}; {await _holder(connection, key)}")
@@ -71,7 +76,9 @@ async def _holder(connection: Any, key: int) -> str:
     row = await connection.fetchrow(_HOLDER, key)
     if row is None:
         return "its holder has just left"
-    return (
-        f"the lock is held by pid {row['pid']}, application_name {row['application_name']!r}, "
-        f"connected since {row['backend_start']:%Y-%m-%d %H:%M:%S %Z}"
+    # PostgreSQL shows the time to the holder's own role and to pg_read_all_stats alone.
+    since = (
+        f"since {row['backend_start']:%Y-%m-%d %H:%M:%S %Z}" if row["backend_start"] else "as another role"
     )
+    name = row["application_name"]
+    return f"the lock is held by pid {row['pid']}, application_name {name!r}, connected {since}"

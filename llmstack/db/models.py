@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from sqlalchemy import BigInteger, ForeignKey, Text, func
+from sqlalchemy import BigInteger, ForeignKey, Text, func, text
 from sqlalchemy.dialects.postgresql import REAL
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -12,7 +12,10 @@ from .base import Base
 
 
 class CorpusStatistics(Base):
-    """How many rows of a corpus were searchable, and how long on average, when it was last measured."""
+    """How many rows of a corpus were searchable, and how long on average, when it was last measured.
+
+    The BM25 parameters are those which new rows are weighed with; they change for all rows together.
+    """
 
     __tablename__ = "corpus_statistics"
 
@@ -20,6 +23,10 @@ class CorpusStatistics(Base):
     row_count: Mapped[int] = mapped_column(BigInteger)
     average_length: Mapped[float] = mapped_column(REAL)
     sampled_share: Mapped[float] = mapped_column(REAL)
+    bm25_k1: Mapped[float] = mapped_column(REAL, server_default=text("1.2"))
+    bm25_b: Mapped[float] = mapped_column(REAL, server_default=text("0.75"))
+    bm25_average_length: Mapped[float] = mapped_column(REAL, server_default=text("100.0"))
+    bm25_context_weight: Mapped[float] = mapped_column(REAL, server_default=text("1.0"))
     refreshed_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
 
 

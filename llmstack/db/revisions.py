@@ -8,6 +8,7 @@ from collections.abc import Callable
 from alembic import op
 from sqlalchemy import text
 
+from .extension import SCHEMA_QUERY
 from .schemas import SCHEMA_TOKEN, quote, validate_schema
 
 SCHEMA_OPTION = "llmstack_schema"
@@ -24,10 +25,7 @@ def extension_schema() -> str:
     configured = str(op.get_context().opts.get(EXTENSION_OPTION) or "public")
     if op.get_context().as_sql:
         return configured
-    statement = text(
-        "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'"
-    )
-    return op.get_bind().scalar(statement) or configured
+    return op.get_bind().scalar(text(SCHEMA_QUERY)) or configured
 
 
 def scoped(step: Callable[[], None]) -> Callable[[], None]:

@@ -10,6 +10,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ..errors import (
     ConfigurationError,
+    Conflict,
     DatabaseBehind,
     DatabaseError,
     DatabaseUnavailable,
@@ -20,13 +21,24 @@ from ..errors import (
 
 RETRYABLE = frozenset({"40001", "40P01"})
 
+
+def _behind(said: str) -> LLMStackError:
+    return DatabaseBehind(f"{said}; run `llmstack migrate` on this schema first")
+
+
+def _conflict(said: str) -> LLMStackError:
+    return Conflict(f"other transactions changed the same rows meanwhile: {said}")
+
+
 _BY_STATE: dict[str, Callable[[str], LLMStackError]] = {
+    "40001": _conflict,
+    "40P01": _conflict,
     "57014": lambda said: StatementTimeout(f"the statement was cancelled: {said}"),
-    "42P01": lambda said: DatabaseBehind(f"{said}; run `llmstack migrate` on this schema first"),
-    "42883": lambda said: DatabaseBehind(f"{said}; run `llmstack migrate` on this schema first"),
-    "3F000": lambda said: DatabaseBehind(f"{said}; run `llmstack migrate` on this schema first"),
-    "42703": lambda said: DatabaseBehind(f"{said}; run `llmstack migrate` on this schema first"),
-    "42501": lambda said: DatabaseError(f"{said}; `llmstack migrate grants --role ROLE` prints what the role needs"),
+    "42P01": _behind,
+    "42883": _behind,
+    "3F000": _behind,
+    "42703": _behind,
+    "42501": lambda said: DatabaseError(f"{said}; see `llmstack migrate grants --role ROLE`"),
     "28P01": lambda said: ConfigurationError(f"the server refused the password: {said}"),
     "28000": lambda said: ConfigurationError(f"the server refused the user: {said}"),
     "3D000": lambda said: ConfigurationError(f"{said}; create it with createdb"),
@@ -55,21 +67,30 @@ def _said(error: BaseException) -> str:
 
 def _meaning(error: Exception) -> LLMStackError | None:
     if isinstance(error, PoolTimeout):
-        return DatabaseUnavailable("no connection became free in time; raise pool_size or look for leaked sessions")
+        return DatabaseUnavailable("no connection became free in time; raise pool_size or close sessions")
     if isinstance(error, OSError):
         return DatabaseUnavailable(f"the database cannot be reached: {error}")
-    if not isinstance(error, DBAPIError):
-        # asyncpg raises its own errors while it connects.
-        state = sqlstate(error) if type(error).__module__.startswith("asyncpg") else None
-        if state is None:
+    if isinstance(error, DBAPIError):
+        return _broken(error) or _by_state(error)
+    # asyncpg raises its own errors while it connects.
+    return _by_state(error) if type(error).__module__.startswith("asyncpg") else None
+
+
+def _broken(error: DBAPIError) -> LLMStackError | None:
+    if not error.connection_invalidated:
+        if sqlstate(error) is not None or not isinstance(error, InterfaceError):
             return None
-    else:
-        state = sqlstate(error)
-        if error.connection_invalidated or (state is None and isinstance(error, InterfaceError)):
-            return DatabaseUnavailable(f"the connection to the database broke: {_said(error)}")
-    if state is not None and state.startswith(_UNAVAILABLE):
+        # asyncpg did not like an argument: of the connection, or of a statement.
+        if isinstance(getattr(error.orig, "__cause__", None), ValueError):
+            return ConfigurationError(_said(error)) if error.statement is None else None
+    return DatabaseUnavailable(f"the connection to the database broke: {_said(error)}")
+
+
+def _by_state(error: Exception) -> LLMStackError | None:
+    state = sqlstate(error) or ""
+    if state.startswith(_UNAVAILABLE):
         return DatabaseUnavailable(f"the database is not available: {_said(error)}")
-    make = _BY_STATE.get(state or "")
+    make = _BY_STATE.get(state)
     return make(_said(error)) if make else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any
+from typing import Any, get_args
 from uuid import uuid4
 
 from sqlalchemy.engine import URL, make_url
@@ -14,6 +14,7 @@ from ..settings import Settings, TLSMode
 
 _DRIVERS = {"postgres", "postgresql", "postgresql+asyncpg"}
 _PASSED_ON = {"host", "port", "passfile", "target_session_attrs", "service"}
+_CREDENTIALS = {"user": "username", "password": "password"}
 _TLS = {"sslmode": "mode", "sslrootcert": "ca_file", "sslcert": "cert_file", "sslkey": "key_file"}
 _POOLER_SETTINGS = {"application_name"}
 
@@ -22,14 +23,16 @@ def parse_url(url: str | URL) -> URL:
     """A URL for asyncpg; never shows the URL itself in an error, for it may hold a password."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise ConfigurationError(
             "the database URL cannot be read; write postgresql://user:password@host:5432/database"
         ) from None
     if parsed.drivername not in _DRIVERS:
-        raise ConfigurationError(f"the database URL names {parsed.drivername!r}; llmstack runs on postgresql://")
+        raise ConfigurationError(
+            f"the database URL names {parsed.drivername!r}; llmstack runs on postgresql://"
+        )
     query = dict(parsed.query)
-    credentials = {key: query.pop(name) for name, key in (("user", "username"), ("password", "password")) if name in query}
+    credentials = {part: query.pop(name) for name, part in _CREDENTIALS.items() if name in query}
     return parsed.set(drivername="postgresql+asyncpg", query=query, **credentials)  # type: ignore[arg-type]
 
 
@@ -38,18 +41,20 @@ def masked(url: str | URL) -> str:
     return parse_url(url).render_as_string(hide_password=True)
 
 
-def engine_arguments(url: str | URL, settings: Settings, *, pooled: bool = True) -> tuple[URL, dict[str, Any]]:
+def engine_arguments(
+    url: str | URL, settings: Settings, *, pooled: bool = True
+) -> tuple[URL, dict[str, Any]]:
     """The URL and keyword arguments for `create_async_engine`."""
     parsed = parse_url(url)
     query = dict(parsed.query)
     connect: dict[str, Any] = {"server_settings": _server_settings(settings)}
     if (timeout := query.pop("connect_timeout", None)) is not None:
-        connect["timeout"] = float(str(timeout))
+        connect["timeout"] = _seconds(str(timeout))
     if (name := query.pop("application_name", None)) is not None:
         connect["server_settings"]["application_name"] = str(name)
     tls = {part: str(query.pop(key)) for key, part in _TLS.items() if key in query}
     if unknown := sorted(set(query) - _PASSED_ON):
-        raise ConfigurationError(f"the database URL has parameters that are not supported: {', '.join(unknown)}")
+        raise ConfigurationError(f"the database URL has unsupported parameters: {', '.join(unknown)}")
     if (context := _tls_context(settings, **tls)) is not None:
         connect["ssl"] = context
     if settings.behind_pooler:
@@ -63,6 +68,13 @@ def engine_arguments(url: str | URL, settings: Settings, *, pooled: bool = True)
             pool_recycle=settings.pool_recycle,
         )
     return parsed.set(query=query), arguments
+
+
+def _seconds(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ConfigurationError(f"connect_timeout in the database URL is no number: {value!r}") from None
 
 
 def _server_settings(settings: Settings) -> dict[str, str]:
@@ -101,12 +113,16 @@ def _tls_context(
     key_file: str | None = None,
 ) -> ssl.SSLContext | TLSMode | str | None:
     mode = settings.tls or mode
+    if mode is not None and mode not in get_args(TLSMode):
+        raise ConfigurationError(f"sslmode is {mode!r}; it can be {', '.join(get_args(TLSMode))}")
     authority = settings.tls_ca_file or ca_file
     certificate, key = settings.tls_cert_file or cert_file, settings.tls_key_file or key_file
     if authority is None and certificate is None:
         return mode
     if mode in ("disable", "allow", "prefer"):
-        raise ConfigurationError(f"TLS files are set, but the TLS mode is {mode!r}; use require, verify-ca or verify-full")
+        raise ConfigurationError(
+            f"there are TLS files, but the TLS mode is {mode!r}; use require or verify-full"
+        )
     try:
         context = ssl.create_default_context(cafile=authority)
         if certificate is not None:

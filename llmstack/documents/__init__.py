@@ -1,1 +1,45 @@
+"""Documents, their chunks, and the search over them."""
+
 from __future__ import annotations
+
+from .chunking import ChunkingConfig as ChunkingConfig
+from .chunking import ChunkPiece as ChunkPiece
+from .errors import ChunkNotFound as ChunkNotFound
+from .errors import DocumentNotFound as DocumentNotFound
+from .errors import TextNotKept as TextNotKept
+from .models import Chunk as Chunk
+from .models import ChunkEmbedding as ChunkEmbedding
+from .models import Document as Document
+from .models import EmbeddingJob as EmbeddingJob
+from .queries import DocumentFilter as DocumentFilter
+from .records import AddProgress as AddProgress
+from .records import AddResult as AddResult
+from .records import DocumentInput as DocumentInput
+from .records import DocumentStatistics as DocumentStatistics
+from .records import Leg as Leg
+from .records import Page as Page
+from .records import SearchHit as SearchHit
+from .repository import DocumentRepository as DocumentRepository
+from .service import DocumentService as DocumentService
+
+__all__ = [
+    "AddProgress",
+    "AddResult",
+    "Chunk",
+    "ChunkEmbedding",
+    "ChunkNotFound",
+    "ChunkPiece",
+    "ChunkingConfig",
+    "Document",
+    "DocumentFilter",
+    "DocumentInput",
+    "DocumentNotFound",
+    "DocumentRepository",
+    "DocumentService",
+    "DocumentStatistics",
+    "EmbeddingJob",
+    "Leg",
+    "Page",
+    "SearchHit",
+    "TextNotKept",
+]

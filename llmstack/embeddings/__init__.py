@@ -1,1 +1,47 @@
+"""Embedding spaces, embedders, and the queue of vectors that are still owed."""
+
 from __future__ import annotations
+
+from .embedders import CallableEmbedder as CallableEmbedder
+from .embedders import Embedder as Embedder
+from .embedders import Kind as Kind
+from .embedders import LiteLLMEmbedder as LiteLLMEmbedder
+from .embedders import LocalEmbedder as LocalEmbedder
+from .embedders import default_embedder as default_embedder
+from .embedders import embed_all as embed_all
+from .errors import SpaceNotFound as SpaceNotFound
+from .models import EmbeddingJobMixin as EmbeddingJobMixin
+from .models import EmbeddingMixin as EmbeddingMixin
+from .models import EmbeddingSpace as EmbeddingSpace
+from .queue import EmbeddedTable as EmbeddedTable
+from .queue import PendingCounts as PendingCounts
+from .service import EmbeddingService as EmbeddingService
+from .service import ProcessResult as ProcessResult
+from .service import SpaceStatus as SpaceStatus
+from .spaces import Space as Space
+from .spaces import SpaceRepository as SpaceRepository
+from .vectors import column_of as column_of
+from .vectors import to_text as to_text
+
+__all__ = [
+    "CallableEmbedder",
+    "EmbeddedTable",
+    "Embedder",
+    "EmbeddingJobMixin",
+    "EmbeddingMixin",
+    "EmbeddingService",
+    "EmbeddingSpace",
+    "Kind",
+    "LiteLLMEmbedder",
+    "LocalEmbedder",
+    "PendingCounts",
+    "ProcessResult",
+    "Space",
+    "SpaceNotFound",
+    "SpaceRepository",
+    "SpaceStatus",
+    "column_of",
+    "default_embedder",
+    "embed_all",
+    "to_text",
+]

@@ -51,13 +51,17 @@ class EmbeddingSpace(Timestamped, Base):
 
 
 class EmbeddingMixin:
-    """One vector of one row in one space; exactly one of the two storages is filled."""
+    """One vector of one row in one space; exactly one of the two storages is filled.
+
+    `searchable` repeats whether its row is ranked, so that the vector leg needs no join.
+    """
 
     owner_id: Mapped[str] = mapped_column(primary_key=True)
     chunk_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     space_id: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     embedding: Mapped[Any | None] = mapped_column(HALFVEC())
     embedding_full: Mapped[Any | None] = mapped_column(VECTOR())
+    searchable: Mapped[bool] = mapped_column(server_default=text("true"))
 
 
 class EmbeddingJobMixin:

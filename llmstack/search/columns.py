@@ -14,7 +14,7 @@ from ..db.schemas import schema_function
 LEXICAL_DIMENSIONS = 2**28
 """Dimensions of the `lexical` column: 28 bits of a lexeme's md5."""
 
-K1, B, AVERAGE_LENGTH, CONTEXT_WEIGHT = 1.2, 0.75, 100.0, 2.0
+K1, B, AVERAGE_LENGTH, CONTEXT_WEIGHT = 1.2, 0.75, 100.0, 1.0
 
 
 def search_document(*, searchable: ColumnElement[bool] | None = None) -> ColumnElement[Any]:

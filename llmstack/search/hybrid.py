@@ -20,12 +20,16 @@ MAX_LIMIT = 1000
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """How much each leg may look at: rows handed to the fusion, rows scored, rows compared exactly."""
+    """How much each leg may look at: rows handed to the fusion, rows scored, rows compared exactly.
+
+    `operators`: whether quotes and a leading minus in the query mean required and forbidden.
+    """
 
     candidates: int = 100
     budget: int = 2000
     exact_rows: int = 10_000
     ef_search: int = 200
+    operators: bool = True
 
 
 def languages_cte(languages: Sequence[str] | Select[Any]) -> CTE:
@@ -72,7 +76,7 @@ def hybrid(
         candidates=max(options.candidates, limit),
         options=options,
         languages=languages_cte(languages),
-        parsed=parse_query(query or ""),
+        parsed=parse_query(query or "", operators=options.operators),
     )
     text = legs.text(corpus=corpus, alone=vector is None) if query is not None else None
     if vector is None or source is None:

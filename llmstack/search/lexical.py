@@ -55,11 +55,16 @@ class ParsedQuery:
     forbidden: tuple[str, ...] = ()
 
 
-def parse_query(query: str) -> ParsedQuery:
-    """Read `"required phrase"` and `-forbidden`; everything else ranks. Any other punctuation is only text."""
+def parse_query(query: str, *, operators: bool = True) -> ParsedQuery:
+    """Read `"required phrase"` and `-forbidden`; everything else ranks. Any other punctuation is only text.
+
+    Without `operators` quotation marks and hyphens are punctuation too, as in a question written as prose.
+    """
     if len(query) > MAX_QUERY_CHARACTERS:
         raise ValidationError("query", f"it has {len(query)} characters; {MAX_QUERY_CHARACTERS} are the most")
     query = _UNSTORABLE.sub(" ", query)
+    if not operators:
+        return ParsedQuery(words=query)
     required: list[str] = []
     forbidden: list[str] = []
 

@@ -32,25 +32,26 @@ async def assert_schema_isolation(
     """Raise AssertionError if rows of one service can be seen, changed or loaded through another.
 
     `token` is the schema in which the models are declared and which each service maps to its own; None is
-    for models without a schema. Two schemas are made for each model and dropped at the end.
+    for models without a schema. Both services work in schemas that are made for the test and dropped.
 
     `make_row(model)` returns a new unsaved object of the model, or a list that ends with it and begins with
     what it refers to; without it, columns that must be given are filled by type.
     """
-    for model in models:
-        names = [f"Leak {side} {uuid4().hex[:8]}" for side in "AB"]
-        first, second = (_service(database, name, token) for name in names)
-        try:
+    names = [f"Leak {side} {uuid4().hex[:8]}" for side in "AB"]
+    first, second = (_service(database, name, token) for name in names)
+    try:
+        for metadata in {model.metadata: None for model in models}:
             for service in (first, second):
-                await _create_tables(service, model.metadata, token)
+                await _create_tables(service, metadata, token)
+        for model in models:
             for operation, check in _CHECKS.items():
                 probe = _Probe(model, make_row, first, second, token, operation)
                 await probe.clear()
                 await check(probe)
-        finally:
-            async with database.engine.begin() as connection:
-                for name in names:
-                    await connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {quote(name)} CASCADE")
+    finally:
+        async with database.engine.begin() as connection:
+            for name in names:
+                await connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {quote(name)} CASCADE")
 
 
 def _service(database: Database, schema: str, token: str | None) -> Service:
@@ -271,7 +272,8 @@ async def _refused(probe: _Probe, how: str) -> AsyncIterator[AsyncSession]:
 
 @_check("interleaved use of one connection")
 async def _interleaved(probe: _Probe) -> None:
-    written = [await probe.write(service, await probe.new_rows()) for service in (probe.first, probe.second)]
+    made = [await probe.new_rows() for _ in range(2)]
+    written = [await probe.write(probe.first, made[0]), await probe.write(probe.second, made[1])]
     async with _one_connection(probe) as services:
 
         async def look(index: int) -> None:

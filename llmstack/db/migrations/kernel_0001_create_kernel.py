@@ -84,6 +84,10 @@ END
         sa.Column("row_count", sa.BigInteger(), nullable=False),
         sa.Column("average_length", sa.REAL(), nullable=False),
         sa.Column("sampled_share", sa.REAL(), nullable=False),
+        sa.Column("bm25_k1", sa.REAL(), server_default=sa.text("1.2"), nullable=False),
+        sa.Column("bm25_b", sa.REAL(), server_default=sa.text("0.75"), nullable=False),
+        sa.Column("bm25_average_length", sa.REAL(), server_default=sa.text("100.0"), nullable=False),
+        sa.Column("bm25_context_weight", sa.REAL(), server_default=sa.text("1.0"), nullable=False),
         sa.Column("refreshed_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
         sa.PrimaryKeyConstraint("corpus", name="pk_corpus_statistics"),
     )

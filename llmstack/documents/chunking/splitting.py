@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+import re
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeAlias
 
 from .tokens import count_tokens
 
@@ -11,6 +12,11 @@ Span: TypeAlias = tuple[int, int]
 
 _WINDOW = 64_000
 _CHARACTERS_PER_TOKEN = 16
+_GAP = re.compile(r"(?<!\s)\s{500,}")
+
+
+class _Splitter(Protocol):
+    def chunk_indices(self, text: str) -> list[tuple[int, str]]: ...
 
 
 def spans(text: str, within: Span, *, size: int, overlap: int = 0, markdown: bool = False) -> list[Span]:
@@ -25,15 +31,26 @@ def spans(text: str, within: Span, *, size: int, overlap: int = 0, markdown: boo
     kind = MarkdownSplitter if markdown else TextSplitter
     splitter = kind.from_callback(_measure(size), size, overlap=overlap)
     width = max(_WINDOW, 4 * _CHARACTERS_PER_TOKEN * size)
-    found: list[Span] = []
+    return [span for stretch in _stretches(text, within) for span in _windows(text, stretch, splitter, width)]
+
+
+def _stretches(text: str, within: Span) -> Iterator[Span]:
+    """Leave out long white space; the splitter would look at each of its lines again and again."""
+    start, end = within
+    for gap in _GAP.finditer(text, start, end):
+        yield start, gap.start()
+        start = gap.end()
+    yield start, end
+
+
+def _windows(text: str, within: Span, splitter: _Splitter, width: int) -> Iterator[Span]:
     start, end = within
     while start < end:
         stop = min(start + width, end)
         pieces = splitter.chunk_indices(text[start:stop])
-        window = [(start + at, start + at + len(piece)) for at, piece in pieces if not piece.isspace()]
-        start = window.pop()[0] if stop < end and len(window) > 1 else stop
-        found += window
-    return found
+        found = [(start + at, start + at + len(piece)) for at, piece in pieces if not piece.isspace()]
+        start = found.pop()[0] if stop < end and len(found) > 1 else stop
+        yield from found
 
 
 def trimmed(text: str, span: Span) -> Span:

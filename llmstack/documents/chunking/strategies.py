@@ -146,10 +146,8 @@ def _flat(source: _Source) -> Iterator[_Family]:
 
 
 def _whole(source: _Source) -> Iterator[_Family]:
-    """Keep one piece; a text over the limit of a piece is cut at it."""
-    everything = (0, len(source.text))
-    leaves = _leaves(source, everything)
-    yield None, [everything] if len(leaves) == 1 else leaves, None
+    """Keep one piece, without the white space at its ends; a text over the limit of a piece is cut at it."""
+    yield None, _leaves(source, (0, len(source.text))), None
 
 
 def _semantic(source: _Source) -> Iterator[_Family]:

@@ -8,9 +8,9 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_ATX = re.compile(r" {0,3}(#{1,6})(?=[ \t]|$)")
+_ATX = re.compile(r" {0,3}(#{1,6})(?=\s|$)")
 _CLOSING_HASHES = re.compile(r"(?:^|[ \t])#+$")
-_SETEXT = re.compile(r" {0,3}(=+|-{2,})[ \t]*$")
+_SETEXT = re.compile(r" {0,3}(=+|-{2,})\s*$")
 _NOT_A_TITLE = re.compile(r"\s|[-*+>|#=]|\d+[.)]\s")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 _LONGEST_TITLE = 500
@@ -52,6 +52,11 @@ def markdown_sections(text: str) -> list[Part]:
         start = at
     parts.append(Part(start, len(text), tuple(name for _, name in path)))
     return [part for part in parts if part.start < part.end]
+
+
+def markdown_headings(text: str) -> Iterator[tuple[int, str]]:
+    """Give level and title of each heading."""
+    return ((level, title) for _, level, title in _headings(text) if title)
 
 
 def with_bodies(text: str, parts: list[Part]) -> list[Part]:

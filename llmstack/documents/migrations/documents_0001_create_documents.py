@@ -86,7 +86,7 @@ CREATE TABLE chunks (
     bm25_k1 real DEFAULT 1.2 NOT NULL,
     bm25_b real DEFAULT 0.75 NOT NULL,
     bm25_average_length real DEFAULT 100.0 NOT NULL,
-    bm25_context_weight real DEFAULT 2.0 NOT NULL,
+    bm25_context_weight real DEFAULT 1.0 NOT NULL,
     search_vector tsvector GENERATED ALWAYS AS ({document}) STORED,
     lexical {vectors}.sparsevec(268435456) GENERATED ALWAYS AS ({weights}) STORED,
     CONSTRAINT pk_chunks PRIMARY KEY (id),
@@ -98,6 +98,8 @@ CREATE TABLE chunks (
         REFERENCES chunks (owner_id, id) ON DELETE CASCADE
 )
 """)
+    # Ranking reads this column of every candidate row, so it stays in the row when others are moved out.
+    op.execute("ALTER TABLE chunks ALTER COLUMN lexical SET STORAGE MAIN")
     op.create_index("ix_chunks_document_id_position", "chunks", ["document_id", "position"])
     op.create_index(
         "ix_chunks_parent_id", "chunks", ["parent_id"], postgresql_where=sa.text("parent_id IS NOT NULL")
@@ -121,6 +123,7 @@ CREATE TABLE chunk_embeddings (
     space_id smallint NOT NULL,
     embedding {vectors}.halfvec,
     embedding_full {vectors}.vector,
+    searchable boolean DEFAULT true NOT NULL,
     CONSTRAINT pk_chunk_embeddings PRIMARY KEY (owner_id, chunk_id, space_id),
     CONSTRAINT fk_chunk_embeddings_owner_id_chunk_id_chunks FOREIGN KEY (owner_id, chunk_id)
         REFERENCES chunks (owner_id, id) ON DELETE CASCADE,

@@ -1,0 +1,233 @@
+"""Statements of the documents domain, as values."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Select, and_, exists, func, literal_column, select, tuple_, union_all
+from sqlalchemy.orm import InstrumentedAttribute, aliased
+
+from ..embeddings.models import EmbeddingSpace
+from ..errors import ValidationError
+from ..search import metadata_filter
+from ..search.hybrid import MAX_LIMIT
+from .languages import normalize_language
+from .models import Chunk, ChunkEmbedding, Document
+from .preparation import check_date, check_document_type
+
+CORPUS = "documents"
+OrderBy = Literal["created_at", "updated_at", "name"]
+_ORDERS: dict[str, InstrumentedAttribute[Any]] = {
+    "created_at": Document.created_at,
+    "updated_at": Document.updated_at,
+    "name": Document.name,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentFilter:
+    """Which documents; every part that is given must hold. Dates are inclusive and need a time zone."""
+
+    id_at_origin: str | Sequence[str] | None = None
+    document_ids: Sequence[uuid.UUID] | None = None
+    document_type: str | Sequence[str] | None = None
+    language: str | Sequence[str] | None = None
+    date_from: dt.datetime | None = None
+    date_to: dt.datetime | None = None
+    metadata: Mapping[str, Any] | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """The filter on `Document`; raises ValidationError on bad values."""
+        found: list[ColumnElement[bool]] = []
+        if self.id_at_origin is not None:
+            found.append(Document.id_at_origin.in_(_listed("id_at_origin", self.id_at_origin)))
+        if self.document_ids is not None:
+            found.append(Document.id.in_(_uuids(self.document_ids)))
+        if self.document_type is not None:
+            types = [check_document_type(item) for item in _listed("document_type", self.document_type)]
+            found.append(Document.document_type.in_(types))
+        if self.language is not None:
+            languages = [normalize_language(item) for item in _listed("language", self.language)]
+            found.append(Document.language.in_(languages))
+        if (earliest := check_date("date_from", self.date_from)) is not None:
+            found.append(Document.document_date >= earliest)
+        if (latest := check_date("date_to", self.date_to)) is not None:
+            found.append(Document.document_date <= latest)
+        if self.metadata is not None:
+            found.append(metadata_filter(Document.metadata_, self.metadata))
+        return found
+
+
+def _listed(field: str, value: str | Sequence[str]) -> list[str]:
+    items = [value] if isinstance(value, str) else list(value)
+    for item in items:
+        if not isinstance(item, str):
+            raise ValidationError(field, f"it must be text, not {type(item).__name__}")
+        if "\x00" in item or any("\ud800" <= character <= "\udfff" for character in item):
+            raise ValidationError(field, "it contains a NUL character or a lone surrogate")
+    return items
+
+
+def _uuids(values: Sequence[Any]) -> list[uuid.UUID]:
+    return [as_uuid("document_ids", value) for value in values]
+
+
+def as_uuid(field: str, value: uuid.UUID | str) -> uuid.UUID:
+    """A UUID, or one in its text form."""
+    if isinstance(value, uuid.UUID):
+        return value
+    try:
+        return uuid.UUID(value)
+    except (AttributeError, TypeError, ValueError):
+        raise ValidationError(field, f"{value!r:.60} is not a UUID") from None
+
+
+def check_limit(limit: int) -> int:
+    """A page size that the server and the reader can bear."""
+    if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_LIMIT:
+        raise ValidationError("limit", f"it must be from 1 to {MAX_LIMIT}, not {limit!r}")
+    return limit
+
+
+def owned(owner_id: str, *, deleted: bool = False) -> ColumnElement[bool]:
+    """The owner's documents: the living, or the deleted."""
+    state = Document.deleted_at.is_not(None) if deleted else Document.deleted_at.is_(None)
+    return and_(Document.owner_id == owner_id, state)
+
+
+def search_conditions(owner_id: str, wanted: DocumentFilter) -> list[ColumnElement[bool]]:
+    """The filter as a condition on `Chunk`; none when nothing is asked."""
+    conditions = wanted.conditions()
+    if not conditions:
+        return []
+    return [Chunk.document_id.in_(select(Document.id).where(Document.owner_id == owner_id, *conditions))]
+
+
+def spoken_languages(owner_id: str) -> Select[Any]:
+    """The distinct languages of the owner's documents, by one index probe each."""
+    first = (
+        select(func.min(Document.language).label("language"))
+        .where(Document.owner_id == owner_id)
+        .cte("spoken", recursive=True)
+    )
+    following = (
+        select(func.min(Document.language))
+        .where(Document.owner_id == owner_id, Document.language > first.c.language)
+        .correlate(first)
+        .scalar_subquery()
+    )
+    spoken = first.union_all(select(following).where(first.c.language.is_not(None)))
+    return select(spoken.c.language).where(spoken.c.language.is_not(None))
+
+
+def with_passages(ranked: Select[Any]) -> Select[Any]:
+    """The ranked ids with what a hit shows, in the same statement and order."""
+    hit = ranked.subquery("hit")
+    parent = aliased(Chunk, name="parent")
+    return (
+        select(
+            *hit.c,
+            Chunk.document_id,
+            Chunk.content,
+            Chunk.context,
+            Chunk.position,
+            Chunk.start_offset,
+            Chunk.end_offset,
+            Document.id_at_origin,
+            Document.name,
+            Document.document_type,
+            Document.document_date,
+            Document.metadata_.label("metadata"),
+            parent.content.label("parent_content"),
+        )
+        .join(Chunk, Chunk.id == hit.c.id)
+        .join(Document, Document.id == Chunk.document_id)
+        .outerjoin(parent, parent.id == Chunk.parent_id)
+        .order_by(hit.c.score.desc(), hit.c.id)
+    )
+
+
+def page_of_documents(
+    owner_id: str, wanted: DocumentFilter, *, order_by: OrderBy, descending: bool, limit: int, cursor: str | None,
+    deleted: bool,
+) -> Select[Any]:
+    """(total, Document) rows, one more than the limit; a page without rows still has its total."""  # fmt: skip
+    if order_by not in _ORDERS:
+        raise ValidationError("order_by", f"{order_by!r} is unknown; use one of {', '.join(_ORDERS)}")
+    key = _ORDERS[order_by]
+    conditions = [owned(owner_id, deleted=deleted), *wanted.conditions()]
+    total = select(func.count().label("total")).select_from(Document).where(*conditions).subquery()
+    after = []
+    if cursor is not None:
+        place = tuple_(*_read_cursor(cursor, order_by))
+        after.append(tuple_(key, Document.id) < place if descending else tuple_(key, Document.id) > place)
+    directions = (key.desc(), Document.id.desc()) if descending else (key, Document.id)
+    rows = select(Document).where(*conditions, *after).order_by(*directions).limit(limit + 1).subquery()
+    listed = aliased(Document, rows)
+    shown = (getattr(listed, key.key), listed.id)
+    return (
+        select(total.c.total, listed)
+        .select_from(total)
+        .outerjoin(listed, literal_column("true"))
+        .order_by(*((part.desc() for part in shown) if descending else shown))
+    )
+
+
+def write_cursor(document: Document, order_by: OrderBy) -> str:
+    """An opaque place in the order, right after this document."""
+    value = getattr(document, order_by)
+    shown = value.isoformat() if isinstance(value, dt.datetime) else value
+    return base64.urlsafe_b64encode(json.dumps([order_by, shown, str(document.id)]).encode()).decode()
+
+
+def _read_cursor(cursor: str, order_by: OrderBy) -> tuple[Any, uuid.UUID]:
+    try:
+        order, value, id_ = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+        if order != order_by:
+            raise ValueError(order)
+        return (value if order == "name" else dt.datetime.fromisoformat(value)), uuid.UUID(id_)
+    except (ValueError, TypeError) as error:
+        raise ValidationError("cursor", "it is not one that this list gave for this order") from error
+
+
+def statistics_of(owner_id: str) -> Select[Any]:
+    """(kind, name, number) rows: totals, and counts by type, language and embedding space."""
+    living = select(Document).where(owned(owner_id)).subquery()
+    leaves = and_(Chunk.owner_id == owner_id, Chunk.level == 0, Chunk.deleted_at.is_(None))
+
+    def row(kind: str, name: Any, number: Any) -> Select[Any]:
+        return select(
+            literal_column(f"'{kind}'").label("kind"), name.label("name"), func.coalesce(number, 0).label("number")
+        )
+
+    nameless = literal_column("''")
+    vectors = and_(ChunkEmbedding.owner_id == owner_id, ChunkEmbedding.searchable)
+    return select(literal_column("*")).select_from(
+        union_all(
+            row("documents", nameless, func.count(living.c.id)),
+            row("bytes", nameless, func.sum(living.c.content_bytes)),
+            row("chunks", nameless, func.count()).select_from(Chunk).where(leaves),
+            row("tokens", nameless, func.sum(Chunk.token_count)).where(leaves),
+            row("type", living.c.document_type, func.count()).group_by(living.c.document_type),
+            row("language", living.c.language, func.count()).group_by(living.c.language),
+            row("embedded", EmbeddingSpace.name, func.count())
+            .join_from(ChunkEmbedding, EmbeddingSpace, ChunkEmbedding.space_id == EmbeddingSpace.id)
+            .where(vectors)
+            .group_by(EmbeddingSpace.name),
+        ).subquery()
+    )
+
+
+def has_vector(space_id: int) -> ColumnElement[bool]:
+    """Whether a chunk has its vector in the space."""
+    return exists().where(
+        ChunkEmbedding.owner_id == Chunk.owner_id,
+        ChunkEmbedding.chunk_id == Chunk.id,
+        ChunkEmbedding.space_id == space_id,
+    )

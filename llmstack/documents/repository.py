@@ -1,0 +1,239 @@
+"""Documents and chunks inside the caller's session."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ..embeddings import Space
+from ..errors import ValidationError
+from ..search import SearchOptions, VectorSource, hybrid
+from ..search.fusion import Fusion
+from ..settings import Settings
+from . import queries
+from .errors import ChunkNotFound, DocumentNotFound
+from .models import Chunk, ChunkEmbedding, Document
+from .preparation import check_metadata, check_owner
+from .queries import DocumentFilter, OrderBy, as_uuid, check_limit, owned
+from .records import DocumentStatistics, Leg, Mode, Page, SearchHit
+
+_UNSYNCHRONIZED = {"synchronize_session": False}
+
+
+def vector_source(space: Space) -> VectorSource:
+    """The chunks' vectors in one space, by the expression that its index is made with."""
+    from ..embeddings import column_of
+
+    return VectorSource(
+        id=ChunkEmbedding.chunk_id,
+        owner_id=ChunkEmbedding.owner_id,
+        embedding=column_of(space, ChunkEmbedding),
+        distance=space.distance,
+        where=(ChunkEmbedding.searchable, ChunkEmbedding.space_id == space.id),
+    )
+
+
+class DocumentRepository:
+    """Reads and changes documents inside the caller's transaction; another owner's are as good as absent."""
+
+    def __init__(self, session: AsyncSession, *, settings: Settings | None = None) -> None:
+        self._session = session
+        self._settings = settings or Settings()
+
+    async def find(self, *, owner_id: str, id_at_origin: str) -> Document | None:
+        """The living document of this identity, if there is one."""
+        statement = select(Document).where(owned(check_owner(owner_id)), Document.id_at_origin == id_at_origin)
+        return (await self._session.scalars(statement)).one_or_none()
+
+    async def get(self, *, owner_id: str, document_id: uuid.UUID | str) -> Document:
+        """The living document, or DocumentNotFound."""
+        key = as_uuid("document_id", document_id)
+        statement = select(Document).where(owned(check_owner(owner_id)), Document.id == key)
+        document = (await self._session.scalars(statement)).one_or_none()
+        if document is None:
+            raise DocumentNotFound(document_id)
+        return document
+
+    async def list(
+        self,
+        *,
+        owner_id: str,
+        where: DocumentFilter | None = None,
+        order_by: OrderBy = "created_at",
+        descending: bool = True,
+        limit: int = 50,
+        cursor: str | None = None,
+        deleted: bool = False,
+    ) -> Page[Document]:
+        """One page and the total, in one statement; a row that is added meanwhile shifts no page."""
+        statement = queries.page_of_documents(
+            check_owner(owner_id),
+            where or DocumentFilter(),
+            order_by=order_by,
+            descending=descending,
+            limit=check_limit(limit),
+            cursor=cursor,
+            deleted=deleted,
+        )
+        rows = (await self._session.execute(statement)).all()
+        found = [document for _, document in rows if document is not None]
+        items = found[:limit]
+        following = queries.write_cursor(items[-1], order_by) if len(found) > limit else None
+        return Page(items=items, total=rows[0].total, cursor=following)
+
+    async def chunks(
+        self, *, owner_id: str, document_id: uuid.UUID | str, level: int | None = 0
+    ) -> Sequence[Chunk]:
+        """The chunks in reading order: leaves, parents (`level=1`), or both (None), a parent before its leaves."""
+        document = await self.get(owner_id=owner_id, document_id=document_id)
+        statement = select(Chunk).where(Chunk.owner_id == owner_id, Chunk.document_id == document.id)
+        if level is not None:
+            statement = statement.where(Chunk.level == level)
+        return (await self._session.scalars(statement.order_by(Chunk.position))).all()
+
+    async def neighbours(
+        self, *, owner_id: str, chunk_id: uuid.UUID | str, before: int = 1, after: int = 1
+    ) -> Sequence[Chunk]:
+        """A leaf with the leaves around it, in reading order."""
+        if before < 0 or after < 0:
+            raise ValidationError("before", "before and after count leaves; they cannot be negative")
+        key = as_uuid("chunk_id", chunk_id)
+        living = (Chunk.owner_id == check_owner(owner_id), Chunk.deleted_at.is_(None))
+        centre = (await self._session.scalars(select(Chunk).where(Chunk.id == key, *living))).one_or_none()
+        if centre is None:
+            raise ChunkNotFound(key)
+        leaves = select(Chunk).where(Chunk.document_id == centre.document_id, Chunk.level == 0, *living)
+        earlier = leaves.where(Chunk.position < centre.position).order_by(Chunk.position.desc()).limit(before)
+        later = leaves.where(Chunk.position > centre.position).order_by(Chunk.position).limit(after)
+        preceding = list((await self._session.scalars(earlier)).all())
+        return [*reversed(preceding), centre, *(await self._session.scalars(later)).all()]
+
+    async def update_metadata(
+        self, *, owner_id: str, document_id: uuid.UUID | str, metadata: Mapping[str, Any], replace: bool = False
+    ) -> Document:
+        """Merge keys into the metadata, or replace it; filters see it at once, nothing is embedded anew."""
+        document = await self.get(owner_id=owner_id, document_id=document_id)
+        checked = check_metadata(metadata, limit=self._settings.max_metadata_bytes)
+        merged = checked if replace else Document.metadata_.concat(checked)
+        statement = (
+            update(Document)
+            .where(Document.id == document.id)
+            .values(metadata_=merged)
+            .returning(Document)
+            .execution_options(populate_existing=True)
+        )
+        return (await self._session.scalars(statement)).one()
+
+    async def delete(self, *, owner_id: str, document_id: uuid.UUID | str) -> int:
+        """Hide a document until it is restored or purged; 0 when there is none."""
+        wanted = DocumentFilter(document_ids=[as_uuid("document_id", document_id)])
+        return await self.delete_many(owner_id=owner_id, where=wanted)
+
+    async def delete_many(self, *, owner_id: str, where: DocumentFilter) -> int:
+        """Hide every document that matches; refuses a filter that asks for nothing."""
+        conditions = where.conditions()
+        if not conditions:
+            raise ValidationError("where", "an empty filter would delete every document; name at least one condition")
+        return await self._hide(owned(check_owner(owner_id)), *conditions, moment=func.now())
+
+    async def restore(self, *, owner_id: str, document_id: uuid.UUID | str) -> int:
+        """Bring a deleted document back with its chunks and vectors; 0 when there is none."""
+        condition = Document.id == as_uuid("document_id", document_id)
+        return await self._hide(owned(check_owner(owner_id), deleted=True), condition, moment=None)
+
+    async def _hide(self, *conditions: Any, moment: Any) -> int:
+        changed = update(Document).where(*conditions).values(deleted_at=moment).returning(Document.id)
+        ids = list(await self._session.scalars(changed, execution_options=_UNSYNCHRONIZED))
+        if not ids:
+            return 0
+        chunks = update(Chunk).where(Chunk.document_id.in_(ids)).values(deleted_at=moment).returning(Chunk.id)
+        chunk_ids = list(await self._session.scalars(chunks, execution_options=_UNSYNCHRONIZED))
+        vectors = update(ChunkEmbedding).where(ChunkEmbedding.chunk_id.in_(chunk_ids))
+        await self._session.execute(vectors.values(searchable=moment is None), execution_options=_UNSYNCHRONIZED)
+        self._session.expire_all()
+        return len(ids)
+
+    async def purge(self, *, owner_id: str, older_than: dt.timedelta = dt.timedelta(0)) -> int:
+        """Delete for good what was deleted at least this long ago, with chunks, vectors and jobs."""
+        condition = Document.deleted_at <= func.now() - older_than
+        gone = delete(Document).where(owned(check_owner(owner_id), deleted=True), condition).returning(Document.id)
+        return len(list(await self._session.scalars(gone, execution_options=_UNSYNCHRONIZED)))
+
+    async def statistics(self, *, owner_id: str) -> DocumentStatistics:
+        """What the owner has, in one statement."""
+        counted: dict[str, dict[str, int]] = {}
+        for kind, name, number in await self._session.execute(queries.statistics_of(check_owner(owner_id))):
+            counted.setdefault(kind, {})[name] = int(number)
+        return DocumentStatistics(
+            documents=counted["documents"][""],
+            chunks=counted["chunks"][""],
+            tokens=counted["tokens"][""],
+            bytes=counted["bytes"][""],
+            by_type=counted.get("type", {}),
+            by_language=counted.get("language", {}),
+            embedded=counted.get("embedded", {}),
+        )
+
+    async def search(
+        self,
+        *,
+        owner_id: str,
+        query: str,
+        mode: Mode = "hybrid",
+        vector: Sequence[float] | None = None,
+        space: Space | None = None,
+        where: DocumentFilter | None = None,
+        limit: int = 10,
+        fusion: Fusion | None = None,
+        options: SearchOptions | None = None,
+    ) -> Sequence[SearchHit]:
+        """Search in one statement; the vector leg needs the query's `vector` and its `space`."""
+        if mode not in ("hybrid", "vector", "text"):
+            raise ValidationError("mode", f"{mode!r} is unknown; use hybrid, vector or text")
+        if mode != "text" and (vector is None or space is None):
+            raise ValidationError("vector", f"mode {mode!r} needs the query's vector and its space")
+        with_vector = mode != "text" and space is not None
+        ranked = hybrid(
+            Chunk,
+            corpus=queries.CORPUS,
+            owner_id=check_owner(owner_id),
+            query=query if mode != "vector" else None,
+            vector=vector if with_vector else None,
+            source=vector_source(space) if with_vector and space is not None else None,
+            languages=queries.spoken_languages(owner_id),
+            where=queries.search_conditions(owner_id, where or DocumentFilter()),
+            limit=check_limit(limit),
+            fusion=fusion,
+            options=options,
+        )
+        return [_hit(row) for row in await self._session.execute(queries.with_passages(ranked))]
+
+
+def _hit(row: Any) -> SearchHit:
+    legs = {}
+    if row.text_rank is not None:
+        legs["text"] = Leg(row.text_score, row.text_rank)
+    if row.vector_rank is not None:
+        legs["vector"] = Leg(row.vector_score, row.vector_rank)
+    return SearchHit(
+        chunk_id=row.id,
+        document_id=row.document_id,
+        id_at_origin=row.id_at_origin,
+        document_name=row.name,
+        document_type=row.document_type,
+        document_date=row.document_date,
+        content=row.content,
+        context=row.context,
+        score=row.score,
+        legs=legs,
+        position=row.position,
+        start_offset=row.start_offset,
+        end_offset=row.end_offset,
+        metadata=row.metadata,
+        parent_content=row.parent_content,
+    )

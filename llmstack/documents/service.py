@@ -1,0 +1,301 @@
+"""The documents of one schema: every verb in a transaction of its own."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import uuid
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from ..db.database import Service
+from ..embeddings import EmbeddingService, Space
+from ..errors import EmbeddingError, ValidationError
+from ..search import SearchOptions, StatisticsRefresh, Weighted
+from ..search.fusion import Fusion
+from ..settings import Settings
+from .chunking import ChunkingConfig
+from .errors import TextNotKept
+from .freshness import StatisticsKeeper
+from .ingestion import Ingestion
+from .models import Chunk, Document
+from .preparation import check_id, MAX_ORIGIN_BYTES
+from .queries import DocumentFilter, OrderBy
+from .records import (
+    AddProgress,
+    AddResult,
+    Chunking,
+    DocumentInput,
+    DocumentStatistics,
+    Mode,
+    Page,
+    SearchHit,
+)
+from .repository import DocumentRepository
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger("llmstack.documents")
+
+
+class DocumentService:
+    """Adds, finds, searches and removes documents; `stack.documents`."""
+
+    def __init__(self, service: Service, embeddings: EmbeddingService, settings: Settings) -> None:
+        self._service = service
+        self._embeddings = embeddings
+        self._settings = settings
+        self._statistics = StatisticsKeeper(service)
+        self._ingestion = Ingestion(
+            service=service, embeddings=embeddings, settings=settings, on_written=self._statistics.changed
+        )
+
+    async def add(
+        self,
+        *,
+        owner_id: str,
+        id_at_origin: str,
+        content: str,
+        document_name: str | None = None,
+        document_type: str = "unknown",
+        document_date: dt.datetime | None = None,
+        language: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        chunking: Chunking = "hierarchical",
+        chunking_config: ChunkingConfig | None = None,
+    ) -> AddResult:
+        """Store a document, or its new version under a known (owner_id, id_at_origin).
+
+        Readers see the old or the new version. Chunks that did not change keep their row and vector. A failing
+        embedder leaves the vectors pending and costs nothing else. `language` may be "auto".
+        """
+        given = DocumentInput(
+            owner_id=owner_id,
+            id_at_origin=id_at_origin,
+            content=content,
+            document_name=document_name,
+            document_type=document_type,
+            document_date=document_date,
+            language=language,
+            metadata={} if metadata is None else metadata,
+            chunking=chunking,
+            chunking_config=chunking_config,
+        )
+        return await self._ingestion.add(given)
+
+    def add_many(
+        self,
+        inputs: Iterable[DocumentInput] | AsyncIterable[DocumentInput],
+        *,
+        progress: Callable[[AddProgress], None] | None = None,
+    ) -> AsyncIterator[AddResult]:
+        """Store many documents in bounded memory; results in the order of the inputs, `error` set on refused ones.
+
+        Each batch is one transaction. Stop iterating and what was yielded is stored.
+        """
+        return self._ingestion.add_many(inputs, progress=progress)
+
+    async def rechunk(
+        self,
+        *,
+        owner_id: str,
+        document_id: uuid.UUID | str,
+        chunking: Chunking = "hierarchical",
+        chunking_config: ChunkingConfig | None = None,
+    ) -> AddResult:
+        """Cut the kept text anew; TextNotKept where it was not stored."""
+        async with self._service.session() as session:
+            document = await DocumentRepository(session).get(owner_id=owner_id, document_id=document_id)
+            await session.refresh(document, ["content"])
+        if document.content is None:
+            raise TextNotKept(document.id)
+        given = DocumentInput(
+            owner_id=owner_id,
+            id_at_origin=document.id_at_origin,
+            content=document.content,
+            document_name=document.name,
+            document_type=document.document_type,
+            document_date=document.document_date,
+            language=document.language,
+            metadata=document.metadata_,
+            chunking=chunking,
+            chunking_config=chunking_config,
+        )
+        return await self._ingestion.add(given, rechunked=True)
+
+    async def search(
+        self,
+        *,
+        owner_id: str,
+        query: str,
+        mode: Mode | None = None,
+        limit: int = 10,
+        id_at_origin: str | Sequence[str] | None = None,
+        document_ids: Sequence[uuid.UUID] | None = None,
+        document_type: str | Sequence[str] | None = None,
+        language: str | Sequence[str] | None = None,
+        date_from: dt.datetime | None = None,
+        date_to: dt.datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        alpha: float | None = None,
+        fusion: Fusion | None = None,
+        operators: bool = True,
+    ) -> Sequence[SearchHit]:
+        """The best passages, best first; ties by id. `alpha` is the weight of the vector leg.
+
+        Without a `mode` search is hybrid, or text where there is no working embedder. In the query `"..."` is
+        required and `-word` is forbidden unless `operators` is off.
+        """
+        if not isinstance(query, str) or not query.strip():
+            raise ValidationError("query", "it is empty")
+        if alpha is not None and fusion is not None:
+            raise ValidationError("alpha", "give alpha or fusion, not both")
+        where = DocumentFilter(
+            id_at_origin=id_at_origin,
+            document_ids=document_ids,
+            document_type=document_type,
+            language=language,
+            date_from=date_from,
+            date_to=date_to,
+            metadata=metadata,
+        )
+        chosen, vector, space = await self._query_vector(query, mode)
+        async with self._service.single_statements() as session:
+            return await DocumentRepository(session, settings=self._settings).search(
+                owner_id=owner_id,
+                query=query,
+                mode=chosen,
+                vector=vector,
+                space=space,
+                where=where,
+                limit=limit,
+                fusion=Weighted(alpha=alpha) if alpha is not None else fusion,
+                options=SearchOptions(
+                    candidates=self._settings.search_candidates,
+                    budget=self._settings.lexical_budget,
+                    exact_rows=self._settings.exact_rows,
+                    ef_search=self._settings.ef_search,
+                    operators=operators,
+                ),
+            )
+
+    async def _query_vector(
+        self, query: str, mode: Mode | None
+    ) -> tuple[Mode, Sequence[float] | None, Space | None]:
+        if mode == "text" or (mode is None and self._embeddings.embedder is None):
+            return "text", None, None
+        try:
+            (vector,) = await self._embeddings.embed([query], kind="query")
+            return mode or "hybrid", vector, await self._embeddings.space()
+        except EmbeddingError:
+            if mode is not None:
+                raise
+            logger.warning("the query could not be embedded; searching by text alone", exc_info=True)
+            return "text", None, None
+
+    async def get(self, *, owner_id: str, document_id: uuid.UUID | str) -> Document:
+        """The document, or DocumentNotFound; another owner's is as good as absent."""
+        return await self._read(lambda documents: documents.get(owner_id=owner_id, document_id=document_id))
+
+    async def find(self, *, owner_id: str, id_at_origin: str) -> Document | None:
+        """The document of this identity, if there is one."""
+        origin = check_id("id_at_origin", id_at_origin, limit=MAX_ORIGIN_BYTES)
+        return await self._read(lambda documents: documents.find(owner_id=owner_id, id_at_origin=origin))
+
+    async def list(
+        self,
+        *,
+        owner_id: str,
+        where: DocumentFilter | None = None,
+        order_by: OrderBy = "created_at",
+        descending: bool = True,
+        limit: int = 50,
+        cursor: str | None = None,
+        deleted: bool = False,
+    ) -> Page[Document]:
+        """A page of documents with the total; pass its `cursor` for the next one."""
+        return await self._read(
+            lambda documents: documents.list(
+                owner_id=owner_id,
+                where=where,
+                order_by=order_by,
+                descending=descending,
+                limit=limit,
+                cursor=cursor,
+                deleted=deleted,
+            )
+        )
+
+    async def chunks(
+        self, *, owner_id: str, document_id: uuid.UUID | str, level: int | None = 0
+    ) -> Sequence[Chunk]:
+        """The chunks in reading order: leaves, parents (`level=1`), or both (None)."""
+        return await self._read(
+            lambda documents: documents.chunks(owner_id=owner_id, document_id=document_id, level=level)
+        )
+
+    async def neighbours(
+        self, *, owner_id: str, chunk_id: uuid.UUID | str, before: int = 1, after: int = 1
+    ) -> Sequence[Chunk]:
+        """A passage with those around it, in reading order."""
+        return await self._read(
+            lambda documents: documents.neighbours(
+                owner_id=owner_id, chunk_id=chunk_id, before=before, after=after
+            )
+        )
+
+    async def update_metadata(
+        self, *, owner_id: str, document_id: uuid.UUID | str, metadata: Mapping[str, Any], replace: bool = False
+    ) -> Document:
+        """Merge keys into the metadata, or replace it; nothing is embedded anew."""
+        return await self._write(
+            lambda documents: documents.update_metadata(
+                owner_id=owner_id, document_id=document_id, metadata=metadata, replace=replace
+            )
+        )
+
+    async def delete(self, *, owner_id: str, document_id: uuid.UUID | str) -> int:
+        """Hide a document until it is restored or purged; 0 when there is none."""
+        return await self._write(lambda documents: documents.delete(owner_id=owner_id, document_id=document_id))
+
+    async def delete_many(
+        self,
+        *,
+        owner_id: str,
+        document_ids: Sequence[uuid.UUID] | None = None,
+        where: DocumentFilter | None = None,
+    ) -> int:
+        """Hide the documents of these ids, or all that match the filter; returns how many."""
+        if (document_ids is None) == (where is None):
+            raise ValidationError("where", "give either document_ids or a filter")
+        chosen = DocumentFilter(document_ids=document_ids) if where is None else where
+        return await self._write(lambda documents: documents.delete_many(owner_id=owner_id, where=chosen))
+
+    async def restore(self, *, owner_id: str, document_id: uuid.UUID | str) -> int:
+        """Bring a deleted document back with its chunks and vectors; 0 when there is none."""
+        return await self._write(lambda documents: documents.restore(owner_id=owner_id, document_id=document_id))
+
+    async def purge(self, *, owner_id: str, older_than: dt.timedelta = dt.timedelta(0)) -> int:
+        """Delete for good what was deleted at least this long ago."""
+        return await self._write(lambda documents: documents.purge(owner_id=owner_id, older_than=older_than))
+
+    async def statistics(self, *, owner_id: str) -> DocumentStatistics:
+        """Documents, chunks, tokens, bytes, by type and language, and embedding coverage."""
+        return await self._read(lambda documents: documents.statistics(owner_id=owner_id))
+
+    async def refresh_statistics(self) -> StatisticsRefresh | None:
+        """Read the term statistics that BM25 ranks by anew; None while another process does."""
+        return await self._statistics.refresh()
+
+    async def settle(self) -> None:
+        """Wait for background work."""
+        await self._statistics.settle()
+
+    async def _read(self, work: Callable[[DocumentRepository], Awaitable[Result]]) -> Result:
+        async with self._service.session() as session:
+            return await work(DocumentRepository(session, settings=self._settings))
+
+    async def _write(self, work: Callable[[DocumentRepository], Awaitable[Result]]) -> Result:
+        return await self._service.transaction(
+            lambda session: work(DocumentRepository(session, settings=self._settings))
+        )

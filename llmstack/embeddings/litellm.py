@@ -1,0 +1,138 @@
+"""Embeddings of any provider that litellm knows."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tenacity
+from pydantic import SecretStr
+
+from ..errors import ConfigurationError, EmbeddingError
+from .failures import describe
+from .protocol import Kind
+
+_ATTEMPTS = 4
+_PRICES = "model_prices_and_context_window_backup.json"
+_RETRIED = (
+    "RateLimitError",
+    "APIConnectionError",
+    "InternalServerError",
+    "ServiceUnavailableError",
+    "BadGatewayError",
+    "Timeout",
+)
+_KINDS: Mapping[str, Mapping[Kind, Mapping[str, str]]] = {
+    "cohere": {"document": {"input_type": "search_document"}, "query": {"input_type": "search_query"}},
+    "voyage": {"document": {"input_type": "document"}, "query": {"input_type": "query"}},
+}
+
+
+def _litellm() -> Any:
+    if "litellm" not in sys.modules:
+        # Otherwise the import fetches a price list from the network.
+        os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+        import litellm
+
+        # Else it prints advice on stdout whenever a provider fails.
+        litellm.suppress_debug_info = True
+    return sys.modules["litellm"]
+
+
+@functools.cache
+def _known_models() -> dict[str, tuple[str | None, int | None]]:
+    """Provider and dimensions of the embedding models in litellm's own list, read without importing it."""
+    spec = importlib.util.find_spec("litellm")
+    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    files = [Path(folder) / _PRICES for folder in folders if (Path(folder) / _PRICES).is_file()]
+    if not files:
+        return {}
+    entries = json.loads(files[0].read_text("utf-8")).items()
+    return {
+        name: (entry.get("litellm_provider"), entry.get("output_vector_size"))
+        for name, entry in entries
+        if entry.get("mode") == "embedding"
+    }
+
+
+class LiteLLMEmbedder:
+    """A provider's model through litellm, such as `openai/text-embedding-3-small`.
+
+    Dimensions that litellm does not list are 0 until the first call. Rate limits and broken connections
+    are met with `attempts` calls in all, with growing pauses. Further `options` go to every call.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dimensions: int | None = None,
+        name: str | None = None,
+        api_key: str | SecretStr | None = None,
+        api_base: str | None = None,
+        timeout: float = 60.0,
+        attempts: int = _ATTEMPTS,
+        **options: Any,
+    ) -> None:
+        if dimensions is not None and dimensions < 1:
+            raise ConfigurationError(f"dimensions is {dimensions}; leave it out to take the model's own")
+        self.model = model
+        self.name = name or model
+        prefix, _, bare = model.rpartition("/")
+        listed = _known_models().get(model) or _known_models().get(bare) or (None, None)
+        self.provider = prefix.partition("/")[0] or listed[0] or "litellm"
+        self.dimensions = dimensions or listed[1] or 0
+        self._asked = dimensions if dimensions != listed[1] else None
+        self._key = api_key if isinstance(api_key, SecretStr) or api_key is None else SecretStr(api_key)
+        self._attempts = attempts
+        self._options = {"timeout": timeout, "api_base": api_base, **options}
+
+    async def embed(self, texts: Sequence[str], *, kind: Kind = "document") -> list[list[float]]:
+        """Call the provider once, and again when it was busy or out of reach."""
+        litellm = _litellm()
+        retried = tuple(getattr(litellm, name) for name in _RETRIED if hasattr(litellm, name))
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(retried),
+            stop=tenacity.stop_after_attempt(self._attempts),
+            wait=tenacity.wait_random_exponential(multiplier=0.5, max=10.0),
+            reraise=True,
+        )
+        try:
+            response: Any = await retrying(litellm.aembedding, **self._arguments(texts, kind))
+        except Exception as error:
+            # `from None`: providers quote the texts, and a chained error is logged with its message.
+            raise EmbeddingError(describe(error, texts=texts, secrets=[self._secret])) from None
+        items = sorted(response.data, key=lambda item: int(item["index"]))
+        vectors = [[float(value) for value in item["embedding"]] for item in items]
+        if not self.dimensions and vectors:
+            self.dimensions = len(vectors[0])
+        return vectors
+
+    @property
+    def _secret(self) -> str:
+        return self._key.get_secret_value() if self._key is not None else ""
+
+    def _arguments(self, texts: Sequence[str], kind: Kind) -> dict[str, Any]:
+        arguments = {
+            "model": self.model,
+            "input": list(texts),
+            "encoding_format": "float",
+            "dimensions": self._asked,
+            "api_key": self._secret or None,
+            # Retries are counted here alone.
+            "max_retries": 0,
+            # A provider without these options ignores them; the length of its vectors is checked in any case.
+            "drop_params": True,
+            **_KINDS.get(self.provider, {}).get(kind, {}),
+            **self._options,
+        }
+        return {key: value for key, value in arguments.items() if value is not None}
+
+    def __repr__(self) -> str:
+        return f"LiteLLMEmbedder({self.model!r}, name={self.name!r}, dimensions={self.dimensions})"

@@ -1,0 +1,47 @@
+"""Blocking calls off the event loop, in threads that never keep a process alive."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+async def in_thread(work: Callable[..., Result], *arguments: Any) -> Result:
+    """Await a blocking call.
+
+    A pool's threads are joined at exit, so that one call that hangs would hang the process; these are not.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Result] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        result: Any = None
+        failed: BaseException | None = None
+        try:
+            result = context.run(work, *arguments)
+        except BaseException as error:
+            # StopIteration cannot be set on a future.
+            failed = (
+                RuntimeError("the call raised StopIteration") if isinstance(error, StopIteration) else error
+            )
+        # The loop may be closed by the time that a call which nobody waits for returns.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, result, failed)
+
+    threading.Thread(target=run, name="llmstack-embedder", daemon=True).start()
+    return await future

@@ -1,0 +1,169 @@
+"""A run through the queue: claim, embed outside any transaction, store; no bad text stops the others."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Executable
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ..db.database import Service
+from ..errors import EmbeddingError
+from ..settings import Settings
+from . import queue
+from .batches import embed_all
+from .protocol import Embedder
+from .queue import Claim, EmbeddedTable
+from .spaces import Space
+from .vectors import to_text
+
+Progress = Callable[[int, int], None]
+"""Called with what is done and what there is to do."""
+
+_SINGLE_FAILURES = 3
+_DEAD_BATCHES = 3
+
+
+@dataclasses.dataclass
+class _Outcome:
+    """What became of one claimed batch."""
+
+    done: list[tuple[Claim, list[float]]] = dataclasses.field(default_factory=list)
+    failed: list[tuple[Claim, str, bool]] = dataclasses.field(default_factory=list)
+    untried: list[Claim] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Run:
+    """One call of `process_pending`: as many workers as the embedder may be called at a time."""
+
+    service: Service
+    table: EmbeddedTable
+    embedder: Embedder
+    space: Space
+    settings: Settings
+    owner_id: str | None = None
+    limit: int | None = None
+    total: int = 0
+    progress: Progress | None = None
+    embedded: int = 0
+    failed: int = 0
+    _taken: int = 0
+    _dead: int = 0
+
+    async def work(self) -> None:
+        """Work until nothing can be claimed, the limit is reached, or the embedder is out of order."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self.settings.embedding_concurrency):
+                    group.create_task(self._worker())
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _worker(self) -> None:
+        # After so many batches without a single vector the trouble is the embedder's, not the texts'.
+        while self._dead < _DEAD_BATCHES and (claims := await self._claim()):
+            try:
+                outcome = await self._embed(claims)
+            except BaseException:
+                # Cancelled, or broken beyond this batch: nobody need wait for the leases to end.
+                await asyncio.shield(self._write(queue.release(self.table, self.space, claims)))
+                raise
+            await self._keep(outcome)
+
+    async def _claim(self) -> list[Claim]:
+        size = self.settings.embedding_batch_size
+        if self.limit is not None:
+            size = min(size, self.limit - self._taken)
+        if size <= 0:
+            return []
+        self._taken += size
+        statement = queue.claim(
+            self.table,
+            self.space,
+            owner_id=self.owner_id,
+            limit=size,
+            lease=self.settings.embedding_lease,
+            attempts=self.settings.embedding_attempts,
+        )
+        async with self.service.single_statements() as session:
+            rows = (await session.execute(statement)).all()
+            await session.commit()
+        self._taken -= size - len(rows)
+        return [Claim(**row._mapping) for row in rows]
+
+    async def _vectors(self, claims: Sequence[Claim]) -> list[list[float]]:
+        return await embed_all(
+            self.embedder,
+            [claim.text for claim in claims],
+            settings=self.settings,
+            dimensions=self.space.dimensions,
+            storage=self.space.storage,
+        )
+
+    async def _embed(self, claims: list[Claim]) -> _Outcome:
+        try:
+            return _Outcome(done=[*zip(claims, await self._vectors(claims), strict=True)])
+        except EmbeddingError as error:
+            said = str(error)
+        if len(claims) == 1:
+            return _Outcome(failed=[(claims[0], said, True)])
+        return await self._embed_singly(claims)
+
+    async def _embed_singly(self, claims: list[Claim]) -> _Outcome:
+        """Find the texts that spoil a batch; when the first few all fail, the rest is not charged for it."""
+        outcome = _Outcome()
+        started = time.monotonic()
+        for place, claim in enumerate(claims):
+            if time.monotonic() - started > self.settings.embedding_lease / 2:
+                outcome.untried = claims[place:]
+                break
+            try:
+                outcome.done.append((claim, (await self._vectors([claim]))[0]))
+            except EmbeddingError as error:
+                outcome.failed.append((claim, str(error), True))
+            if not outcome.done and len(outcome.failed) == _SINGLE_FAILURES:
+                rest = f"not tried alone, after {outcome.failed[-1][1]}"
+                outcome.failed.extend((claim, rest, False) for claim in claims[place + 1 :])
+                break
+        return outcome
+
+    async def _keep(self, outcome: _Outcome) -> None:
+        self._dead = 0 if outcome.done else self._dead + 1
+        if outcome.failed:
+            claims, errors, counted = zip(*outcome.failed, strict=True)
+            await self._write(
+                queue.fail(
+                    self.table,
+                    self.space,
+                    claims,
+                    errors=errors,
+                    counted=counted,
+                    attempts=self.settings.embedding_attempts,
+                )
+            )
+            self.failed += len(claims)
+        if outcome.untried:
+            await self._write(queue.release(self.table, self.space, outcome.untried))
+        if outcome.done:
+            # Not `+= await`: that would add to what the sum was before the wait.
+            stored = await self.service.transaction(lambda session: self._store(session, outcome))
+            self.embedded += stored
+        if self.progress is not None:
+            self.progress(self.embedded + self.failed, max(self.total, self.embedded + self.failed))
+
+    async def _store(self, session: AsyncSession, outcome: _Outcome) -> int:
+        claims = [claim for claim, _ in outcome.done]
+        texts = [to_text(vector) for _, vector in outcome.done]
+        await session.execute(queue.lock_rows(self.table, claims))
+        stored = await session.scalars(queue.store(self.table, self.space, claims, texts))
+        return len(stored.all())
+
+    async def _write(self, statement: Executable) -> None:
+        async def run(session: AsyncSession) -> None:
+            await session.execute(statement)
+
+        await self.service.transaction(run)

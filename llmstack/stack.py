@@ -1,0 +1,120 @@
+"""The whole data layer of an application: one database, and a service for each domain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from .db.database import Database
+from .documents.embedding import EMBEDDED
+from .documents.service import DocumentService
+from .embeddings import Embedder, EmbeddingService, default_embedder
+from .errors import ConfigurationError, DatabaseBehind
+from .settings import Settings
+
+
+class LLMStack:
+    """Documents and embeddings in one schema. A host's engine is used as it is and never closed."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        engine: AsyncEngine | None = None,
+        schema: str | None = None,
+        embedder: Embedder | str | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        self.database = Database(url, engine=engine, settings=self.settings)
+        self.service = self.database.service(schema)
+        self.embeddings = EmbeddingService(self.service, EMBEDDED, self._embedder(embedder), self.settings)
+        self.documents = DocumentService(self.service, self.embeddings, self.settings)
+
+    def _embedder(self, given: Embedder | str | None) -> Embedder | None:
+        if given is None:
+            return default_embedder(self.settings)
+        if isinstance(given, str):
+            return default_embedder(self.settings.model_copy(update={"embedder": given}))
+        if not hasattr(given, "embed"):
+            raise ConfigurationError("embedder must be an Embedder; wrap a function in CallableEmbedder")
+        return given
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls,
+        url: str | None = None,
+        schema: str | None = None,
+        embedder: Embedder | str | None = None,
+        migrate: bool = True,
+        data_dir: Path | str | None = None,
+        *,
+        settings: Settings | None = None,
+    ) -> AsyncIterator[LLMStack]:
+        """Connect, migrate and close at the end. Without a URL an embedded PostgreSQL serves from `data_dir`.
+
+        `url` defaults to `LLMSTACK_DATABASE_URL`, `schema` to `LLMSTACK_SCHEMA` or `llmstack`. With `migrate` off,
+        a schema that is behind raises DatabaseBehind.
+        """
+        settings = settings or Settings()
+        if url is None and settings.database_url is not None:
+            url = settings.database_url.get_secret_value()
+        if url is not None and data_dir is not None:
+            raise ConfigurationError("data_dir is for the embedded server; give a url or a data_dir, not both")
+        async with contextlib.AsyncExitStack() as opened:
+            if url is None:
+                url = await opened.enter_async_context(_embedded(Path(data_dir) if data_dir else settings.data_dir))
+            stack = await opened.enter_async_context(
+                cls(url, schema=schema, embedder=embedder, settings=settings)
+            )
+            await (stack.migrate() if migrate else stack.require_current())
+            await stack.database.check_pool()
+            yield stack
+
+    async def migrate(self) -> bool:
+        """Bring the schema up to date; False when it was. Safe to call from many processes at once."""
+        from .db.migrate import upgrade
+
+        return await upgrade(self.database.engine, schema=self.service.schema, settings=self.settings)
+
+    async def require_current(self) -> None:
+        """Raise DatabaseBehind or DatabaseNewer unless the schema is what this code was written for."""
+        from .db.migrate import status
+
+        report = await status(self.database.engine, schema=self.service.schema)
+        if behind := [module.module for module in report if module.pending]:
+            raise DatabaseBehind(
+                f"schema {self.service.schema!r} has pending migrations in {', '.join(behind)}; run `llmstack migrate`"
+            )
+
+    async def close(self) -> None:
+        """Finish background work and close what this object opened."""
+        try:
+            await self.documents.settle()
+        finally:
+            await self.database.close()
+
+    async def __aenter__(self) -> LLMStack:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"LLMStack({self.service!r})"
+
+
+@contextlib.asynccontextmanager
+async def _embedded(data_dir: Path | None) -> AsyncIterator[str]:
+    from .db import embedded
+
+    server = await asyncio.to_thread(embedded.start, data_dir)
+    try:
+        yield server.url
+    finally:
+        await asyncio.to_thread(server.release)

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from migration_support import REVISIONS, alembic, catalog, empty_database, execute, fetch, finished, make_engine
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from llmstack.db import Database, migrate
+from llmstack.errors import DatabaseError, DatabaseUnavailable, MigrationError
+from llmstack.settings import Settings
+
+MOMENTS = 10
+
+
+@pytest.fixture
+async def url(llmstack_server_url: str) -> AsyncIterator[str]:
+    async with empty_database(llmstack_server_url) as created:
+        yield created
+
+
+@pytest.fixture
+async def engine(url: str) -> AsyncEngine:
+    return make_engine(url)
+
+
+async def test_a_migration_killed_at_any_moment_is_completed_by_the_next_run(url: str, engine: AsyncEngine) -> None:
+    started = time.monotonic()
+    status, _, errors = await asyncio.to_thread(finished, alembic("upgrade", "heads", url=url, schema="clean"))
+    duration = time.monotonic() - started
+    assert status == 0, errors
+    clean = await catalog(engine, "clean")
+    moments = random.Random(7)
+    interrupted = set()
+    for number in range(MOMENTS):
+        schema = f"killed{number}"
+        process = alembic("upgrade", "heads", url=url, schema=schema)
+        # One moment in each tenth of a migration, the start of Python included.
+        await asyncio.sleep((number + moments.random()) * duration / MOMENTS)
+        process.kill()
+        await asyncio.to_thread(process.communicate)
+        interrupted.add(await recorded(engine, schema))
+        await migrate.upgrade(engine, schema=schema)
+        assert await catalog(engine, schema) == clean
+    assert len(interrupted) > 1, "every kill came at the same stage"
+
+
+async def recorded(engine: AsyncEngine, schema: str) -> str | None:
+    """The revision that the schema stands at; None before the version table is there."""
+    if await fetch(engine, f"SELECT to_regclass('{schema}.alembic_version')") is None:
+        return None
+    return str(await fetch(engine, f"SELECT max(version_num) FROM {schema}.alembic_version"))
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+async def test_a_backend_that_dies_inside_a_revision_leaves_none_of_it(engine: AsyncEngine, revision: str) -> None:
+    await migrate.upgrade(engine, schema="clean")
+    clean = await catalog(engine, "clean")
+    await block(engine, table={"kernel": "term_statistics", "embeddings": "embedding_spaces"}.get(
+        revision.split("_")[0], "embedding_jobs"
+    ))  # fmt: skip
+    migration = asyncio.create_task(migrate.upgrade(engine, schema="shop"))
+    await terminate_the_sleeper(engine)
+    with pytest.raises(DatabaseUnavailable):
+        await migration
+    applied = {module.current for module in await migrate.status(engine, schema="shop")} - {None}
+    assert applied == set(REVISIONS[: REVISIONS.index(revision)])
+    await execute(engine, "DROP EVENT TRIGGER sleeper")
+    await migrate.upgrade(engine, schema="shop")
+    assert await catalog(engine, "shop") == clean
+
+
+async def block(engine: AsyncEngine, *, table: str, seconds: float = 30) -> None:
+    """Let a migration stand still right after it has created the table."""
+    await execute(
+        engine,
+        f"""CREATE FUNCTION public.sleep_after_create() RETURNS event_trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF EXISTS (SELECT 1 FROM pg_event_trigger_ddl_commands() WHERE object_identity LIKE '%{table}') THEN
+                PERFORM pg_sleep({seconds});
+            END IF;
+        END $$""",
+        "CREATE EVENT TRIGGER sleeper ON ddl_command_end WHEN TAG IN ('CREATE TABLE') "
+        "EXECUTE FUNCTION public.sleep_after_create()",
+    )
+
+
+async def terminate_the_sleeper(engine: AsyncEngine) -> None:
+    statement = text(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE wait_event = 'PgSleep' AND datname = current_database()"
+    )
+    async with engine.connect() as connection:
+        while await connection.scalar(statement) is None:
+            await connection.rollback()
+            await asyncio.sleep(0.02)
+
+
+async def test_a_schema_dropped_between_two_revisions_is_explained_and_made_again(engine: AsyncEngine) -> None:
+    await execute(engine, "CREATE EXTENSION vector")
+    await block(engine, table="embedding_spaces")
+    await execute(
+        engine,
+        """CREATE OR REPLACE FUNCTION public.sleep_after_create() RETURNS event_trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF EXISTS (
+                SELECT 1 FROM pg_event_trigger_ddl_commands() WHERE object_identity LIKE '%.embedding_spaces'
+            ) THEN
+                DROP SCHEMA shop CASCADE;
+            END IF;
+        END $$""",
+    )
+    with pytest.raises(MigrationError, match="schema 'shop': .*run the migration again"):
+        await migrate.upgrade(engine, schema="shop")
+    await execute(engine, "DROP EVENT TRIGGER sleeper", "DROP SCHEMA IF EXISTS shop CASCADE")
+    assert await migrate.upgrade(engine, schema="shop")
+    await migrate.check(engine, schema="shop")
+
+
+async def test_a_table_in_use_is_waited_for_shortly_and_then_explained(engine: AsyncEngine) -> None:
+    await migrate.upgrade(engine, schema="shop")
+    async with engine.begin() as reader:
+        await reader.exec_driver_sql("SELECT count(*) FROM shop.embedding_jobs")
+        with pytest.raises(MigrationError, match="LLMSTACK_DDL_LOCK_TIMEOUT"):
+            await migrate.downgrade(
+                engine, schema="shop", target="documents@base", settings=Settings(ddl_lock_timeout=0.1)
+            )
+    assert all(module.pending == 0 for module in await migrate.status(engine, schema="shop"))
+
+
+async def test_timeouts_set_on_the_role_do_not_stop_a_slow_migration(url: str, engine: AsyncEngine) -> None:
+    await block(engine, table="term_statistics", seconds=0.3)
+    await execute(engine, f"ALTER DATABASE \"{engine.url.database}\" SET statement_timeout = '100ms'")
+    host = create_async_engine(engine.url, poolclass=NullPool)
+    assert await fetch(host, "SHOW statement_timeout") == "100ms"
+    assert await migrate.upgrade(host, schema="shop")
+
+
+async def test_a_read_only_server_is_named_as_such(url: str, engine: AsyncEngine) -> None:
+    await execute(engine, f'ALTER DATABASE "{engine.url.database}" SET default_transaction_read_only = on')
+    with pytest.raises(MigrationError, match="read-only transaction; migrate on the primary"):
+        await migrate.upgrade(engine, schema="shop")
+    status, output, errors = await asyncio.to_thread(finished, alembic("upgrade", "heads", url=url, schema="shop"))
+    assert status != 0
+    assert "FAILED: schema 'shop': " in output
+    assert "Traceback" not in errors
+
+
+async def test_a_server_that_is_not_there_is_said_without_a_traceback() -> None:
+    process = alembic("upgrade", "heads", url="postgresql://nobody:hunter2@127.0.0.1:1/nowhere")
+    status, output, errors = await asyncio.to_thread(finished, process)
+    assert status != 0
+    assert "FAILED: the database cannot be reached" in output
+    assert "Traceback" not in errors
+    assert "hunter2" not in output + errors
+
+
+async def test_no_connection_and_no_setting_of_a_migration_stays_in_the_pool(url: str) -> None:
+    async with Database(url, settings=Settings(pool_size=1, max_overflow=0)) as database:
+        before = await settings_of(database.engine)
+        await migrate.upgrade(database.engine, schema="shop")
+        await migrate.check(database.engine, schema="shop")
+        assert await settings_of(database.engine) == before
+        with pytest.raises(DatabaseError):
+            await migrate.upgrade(database.engine, schema="shop", target="nothing")
+        assert await settings_of(database.engine) == before
+
+
+async def settings_of(engine: AsyncEngine) -> list[str]:
+    names = ("search_path", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+    return [await fetch(engine, f"SHOW {name}") for name in names]

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from migration_support import catalog, empty_database, execute, fetch, make_engine, run_alembic
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from llmstack.db import migrate
+from llmstack.db.autogenerate import target_metadata
+from llmstack.errors import MigrationError
+
+
+@pytest.fixture
+async def url(llmstack_server_url: str) -> AsyncIterator[str]:
+    async with empty_database(llmstack_server_url) as created:
+        yield created
+
+
+@pytest.fixture
+async def engine(url: str) -> AsyncEngine:
+    return make_engine(url)
+
+
+async def occupy(engine: AsyncEngine, schema: str) -> None:
+    """Put a host's table with a row under every name of ours, and a host's version table."""
+    for table in target_metadata(None).tables:
+        await execute(
+            engine,
+            f"CREATE TABLE {schema}.{table} (id integer PRIMARY KEY, owner_id text)",
+            f"INSERT INTO {schema}.{table} VALUES (1, 'host')",
+        )
+    await execute(
+        engine,
+        f"CREATE TABLE {schema}.alembic_version (version_num varchar(32) PRIMARY KEY)",
+        f"INSERT INTO {schema}.alembic_version VALUES ('ae1027a6acf')",
+        f"CREATE FUNCTION {schema}.owner_lexeme(text) RETURNS text LANGUAGE sql RETURN 'host'",
+    )
+
+
+async def rows(engine: AsyncEngine, schema: str) -> list[str]:
+    names = [*target_metadata(None).tables, "alembic_version"]
+    return [await fetch(engine, f"SELECT xmin::text || t::text FROM {schema}.{name} t") for name in names]
+
+
+async def test_a_table_of_the_same_name_in_public_is_never_touched(url: str, engine: AsyncEngine) -> None:
+    await occupy(engine, "public")
+    # The extension adds functions of its own to public.
+    await execute(engine, "CREATE EXTENSION vector")
+    before, held = await catalog(engine, "public"), await rows(engine, "public")
+    await migrate.upgrade(engine, schema="shop")
+    await migrate.check(engine, schema="shop")
+    await asyncio.to_thread(run_alembic, "-x", "schema=shop", "downgrade", "base", url=url)
+    await migrate.upgrade(engine, schema="shop")
+    await migrate.downgrade(engine, schema="shop", target="kernel@base")
+    assert await catalog(engine, "public") == before
+    assert await rows(engine, "public") == held
+
+
+async def test_a_missing_table_is_not_taken_for_the_one_in_public(engine: AsyncEngine) -> None:
+    await execute(engine, "CREATE TABLE public.embedding_jobs (id integer)")
+    await migrate.upgrade(engine, schema="shop", target="embeddings@head")
+    await migrate.downgrade(engine, schema="shop", target="embeddings@base")
+    assert await fetch(engine, "SELECT to_regclass('public.embedding_jobs')") is not None
+
+
+async def test_two_schemas_share_a_database_and_neither_sees_the_other(engine: AsyncEngine) -> None:
+    await migrate.upgrade_many(engine, schemas=["a", "b"])
+    before = await catalog(engine, "b")
+    await migrate.downgrade(engine, schema="a", target="base")
+    assert await catalog(engine, "b") == before
+    await migrate.check(engine, schema="b")
+
+
+async def test_a_version_table_of_others_is_refused_before_anything_is_made(engine: AsyncEngine) -> None:
+    await execute(engine, "CREATE EXTENSION vector")
+    await execute(
+        engine,
+        "CREATE TABLE public.alembic_version (version_num varchar(32) PRIMARY KEY)",
+        "INSERT INTO public.alembic_version VALUES ('ae1027a6acf')",
+    )
+    before = await catalog(engine, "public")
+    for work in (migrate.upgrade(engine, schema="public"), migrate.downgrade(engine, schema="public", target="base")):
+        with pytest.raises(MigrationError, match="ae1027a6acf, which are not llmstack's"):
+            await work
+    assert await catalog(engine, "public") == before
+
+
+async def test_tables_without_a_record_are_refused_and_can_be_stamped(url: str, engine: AsyncEngine) -> None:
+    await migrate.upgrade(engine, schema="shop")
+    await execute(engine, "DROP TABLE shop.alembic_version")
+    with pytest.raises(MigrationError, match="no record of their revisions"):
+        await migrate.upgrade(engine, schema="shop")
+    await asyncio.to_thread(run_alembic, "stamp", "heads", url=url, schema="shop")
+    assert not await migrate.upgrade(engine, schema="shop")
+    await migrate.check(engine, schema="shop")

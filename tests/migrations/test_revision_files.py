@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from alembic.script import Script
+from migration_support import CHECKOUT
+from sqlalchemy import Column, MetaData
+
+from llmstack.db.autogenerate import MODULES, target_metadata
+from llmstack.db.history import scripts
+from llmstack.db.migrate import version_locations
+
+FILES = [path for folder in version_locations() for path in sorted(Path(folder).glob("*.py"))]
+ALLOWED_IMPORTS = {
+    "__future__", "alembic", "sqlalchemy", "sqlalchemy.dialects.postgresql", "pgvector.sqlalchemy",
+    "llmstack.db.revisions", "llmstack.db.schemas",
+}  # fmt: skip
+
+
+def script(path: Path) -> Script:
+    return next(found for found in scripts().walk_revisions() if Path(found.path) == path)
+
+
+def module_of(revision: str) -> str:
+    return revision.rpartition("_")[0]
+
+
+def test_every_module_has_one_branch_with_one_head() -> None:
+    heads = scripts().get_revisions("heads")
+    assert sorted(module_of(head.revision) for head in heads if head) == sorted(MODULES)
+    for module in MODULES:
+        assert scripts().get_revisions(f"{module}@head")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+class TestEveryRevisionFile:
+    def test_is_named_after_module_number_verb_and_object(self, path: Path) -> None:
+        match = re.fullmatch(r"([a-z]+)_(\d{4})_[a-z]+(_[a-z0-9]+)+", path.stem)
+        assert match, path.name
+        revision = script(path)
+        assert revision.revision == f"{match[1]}_{match[2]}"
+        assert path.parent.parent.name == MODULES[match[1]]
+
+    def test_says_in_its_docstring_what_it_is_for(self, path: Path) -> None:
+        assert (script(path).module.__doc__ or "").startswith(f"{module_of(script(path).revision)}: ")
+
+    def test_imports_no_model(self, path: Path) -> None:
+        imported = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, "a relative import leaves the frozen letter"
+                imported.add(node.module or "")
+        assert imported <= ALLOWED_IMPORTS
+
+    def test_has_a_real_downgrade(self, path: Path) -> None:
+        functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+        downgrade = next(node for node in functions if node.name == "downgrade")
+        assert not any(isinstance(node, ast.Pass) for node in ast.walk(downgrade))
+        assert any(isinstance(node, ast.Call) for statement in downgrade.body for node in ast.walk(statement))
+
+    def test_numbers_follow_one_another_inside_the_branch(self, path: Path) -> None:
+        revision = script(path)
+        number = int(revision.revision[-4:])
+        expected = None if number == 1 else f"{module_of(revision.revision)}_{number - 1:04d}"
+        assert revision.down_revision == expected
+        assert (module_of(revision.revision) in revision.branch_labels) or number > 1
+
+    def test_depends_on_lower_branches_alone(self, path: Path) -> None:
+        revision = script(path)
+        needed = revision.dependencies or ()
+        order = list(MODULES)
+        for dependency in (needed,) if isinstance(needed, str) else needed:
+            assert order.index(module_of(dependency)) < order.index(module_of(revision.revision))
+
+    def test_names_no_schema(self, path: Path) -> None:
+        assert not re.search(r"schema=|\bllmstack\.(?!db\.)\w+|\bpublic\.", path.read_text())
+
+
+def test_foreign_keys_between_modules_follow_the_dependencies_of_branches() -> None:
+    order = list(MODULES)
+    metadata = target_metadata(None)
+    for column in all_columns(metadata):
+        for key in column.foreign_keys:
+            assert order.index(owner(key.column.table.name)) <= order.index(owner(column.table.name))
+
+
+def all_columns(metadata: MetaData) -> list[Column[object]]:
+    return [column for table in metadata.tables.values() for column in table.columns]
+
+
+def owner(table: str) -> str:
+    """The module whose revision files create the table."""
+    for path in FILES:
+        if re.search(rf'(create_table\(\s*"|CREATE TABLE ){table}\b', path.read_text()):
+            return module_of(script(path).revision)
+    return pytest.fail(f"no revision creates {table}")
+
+
+def test_the_checkout_lists_the_same_folders_as_the_package() -> None:
+    listed = (CHECKOUT / "alembic.ini").read_text().split("version_locations =")[1].split("file_template")[0].split()
+    assert [Path(line.replace("%(here)s", str(CHECKOUT))) for line in listed] == [
+        Path(folder) for folder in version_locations()
+    ]

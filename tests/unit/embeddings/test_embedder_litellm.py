@@ -1,0 +1,169 @@
+"""litellm against a server that speaks the protocol of OpenAI's embeddings."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from llmstack.embeddings import LiteLLMEmbedder, embed_all
+from llmstack.errors import EmbeddingError
+from llmstack.settings import Settings
+
+pytestmark = pytest.mark.filterwarnings(
+    # The event loop of a test ends before the connections that litellm keeps for the next call.
+    "ignore::ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
+
+
+class Provider:
+    """Answers each request with the next of `answers`, and with vectors when there is none."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, Any]] = []
+        self.requests: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.hang = 0.0
+        self.url = ""
+
+    def answer(self, request: dict[str, Any]) -> tuple[int, Any]:
+        self.requests.append(request)
+        time.sleep(self.hang)
+        return self.answers.pop(0) if self.answers else (200, vectors_for(request["input"]))
+
+
+def vectors_for(texts: list[str]) -> dict[str, Any]:
+    # In reverse: the protocol promises an index, not an order.
+    data = [
+        {"object": "embedding", "index": index, "embedding": [float(len(text)), 1.0, 2.0]}
+        for index, text in reversed([*enumerate(texts)])
+    ]
+    return {"object": "list", "model": "m", "data": data, "usage": {"prompt_tokens": 1, "total_tokens": 1}}
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    provider = Provider()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            provider.keys.append(self.headers.get("Authorization"))
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status, body = provider.answer(request)
+            content = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """Say nothing."""
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """A client that gave up waiting is part of a test."""
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        provider.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        yield provider
+        server.shutdown()
+        thread.join()
+
+
+def _embedder(provider: Provider, **options: Any) -> LiteLLMEmbedder:
+    return LiteLLMEmbedder(
+        "openai/some-model", **{"api_base": provider.url, "api_key": "sk-0123456789abcdef", **options}
+    )
+
+
+async def _embed(embedder: LiteLLMEmbedder, texts: list[str], **settings: Any) -> list[list[float]]:
+    return await embed_all(embedder, texts, kind="document", settings=Settings(**settings))
+
+
+async def test_vectors_come_in_the_order_of_the_texts(provider: Provider) -> None:
+    embedder = _embedder(provider)
+    vectors = await _embed(embedder, ["a", "bb", "ccc"])
+    assert [vector[0] for vector in vectors] == [1.0, 2.0, 3.0]
+    assert provider.requests[0]["input"] == ["a", "bb", "ccc"]
+    assert provider.requests[0]["model"] == "some-model"
+    assert provider.keys == ["Bearer sk-0123456789abcdef"]
+
+
+async def test_unknown_dimensions_are_learned_from_the_first_call(provider: Provider) -> None:
+    embedder = _embedder(provider)
+    assert embedder.dimensions == 0
+    await _embed(embedder, ["a"])
+    assert embedder.dimensions == 3
+    assert len(provider.requests) == 1
+
+
+async def test_a_busy_provider_is_asked_again(provider: Provider) -> None:
+    provider.answers = [
+        (429, {"error": {"message": "slow down", "type": "rate_limit"}}),
+        (503, {"error": "busy"}),
+    ]
+    assert await _embed(_embedder(provider), ["a"]) == [[1.0, 1.0, 2.0]]
+    assert len(provider.requests) == 3
+
+
+async def test_a_provider_that_stays_busy_is_not_asked_for_ever(provider: Provider) -> None:
+    provider.answers = [(429, {"error": {"message": "slow down", "type": "rate_limit"}})] * 9
+    with pytest.raises(EmbeddingError, match=r"RateLimitError.*slow down"):
+        await _embed(_embedder(provider, attempts=2), ["a"])
+    assert len(provider.requests) == 2
+
+
+async def test_a_refused_request_is_not_repeated_and_shows_neither_key_nor_text(provider: Provider) -> None:
+    refusal = {
+        "error": {"message": "bad key sk-0123456789abcdef for 'a private diary entry'", "type": "auth"}
+    }
+    provider.answers = [(401, refusal)]
+    with pytest.raises(EmbeddingError, match="AuthenticationError") as caught:
+        await _embed(_embedder(provider), ["a private diary entry"])
+    assert len(provider.requests) == 1
+    assert "0123456789abcdef" not in str(caught.value)
+    assert "diary" not in str(caught.value)
+
+
+async def test_too_few_vectors_are_an_error(provider: Provider) -> None:
+    provider.answers = [(200, vectors_for(["a"]))]
+    with pytest.raises(EmbeddingError, match="returned 1 vectors for 2 texts"):
+        await _embed(_embedder(provider), ["a", "bb"])
+
+
+async def test_a_provider_that_hangs_is_left_at_the_timeout(provider: Provider) -> None:
+    provider.hang = 1.0
+    started = time.monotonic()
+    with pytest.raises(EmbeddingError, match=r"no answer within 0\.3 s"):
+        await _embed(_embedder(provider), ["a"], embedding_timeout=0.3)
+    assert time.monotonic() - started < 0.9
+
+
+async def test_a_provider_that_cannot_be_reached_is_an_error(provider: Provider) -> None:
+    unreachable = _embedder(provider, api_base="http://127.0.0.1:9/v1", attempts=1)
+    with pytest.raises(EmbeddingError, match="Error"):
+        await _embed(unreachable, ["a"])
+
+
+async def test_other_dimensions_than_promised_are_an_error(provider: Provider) -> None:
+    with pytest.raises(EmbeddingError, match="has 3 dimensions instead of 2"):
+        await _embed(_embedder(provider, dimensions=2), ["a"])
+
+
+async def test_failures_print_nothing(provider: Provider, capfd: pytest.CaptureFixture[str]) -> None:
+    provider.answers = [(400, {"error": {"message": "no", "type": "invalid"}})]
+    with pytest.raises(EmbeddingError):
+        await _embed(_embedder(provider), ["a"])
+    assert capfd.readouterr().out == ""
