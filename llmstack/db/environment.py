@@ -88,8 +88,9 @@ def _run_offline(schema: str, settings: Settings) -> None:
         dialect_opts={"paramstyle": "named"},
         **_options(schema, settings),
     )
-    for name in dict.fromkeys((settings.extension_schema, schema)):
-        context.get_context().impl.static_output(f"CREATE SCHEMA IF NOT EXISTS {quote(name)};\n")
+    if _command() != "downgrade":
+        for name in dict.fromkeys((settings.extension_schema, schema)):
+            context.get_context().impl.static_output(f"CREATE SCHEMA IF NOT EXISTS {quote(name)};\n")
     with context.begin_transaction():
         context.run_migrations()
 

@@ -154,9 +154,7 @@ def _call(
     settings: Settings,
 ) -> None:
     config = alembic_config()
-    config.attributes.update(
-        connection=connection, schema=schema, settings=settings, command=verb.__name__
-    )
+    config.attributes.update(connection=connection, schema=schema, settings=settings, command=verb.__name__)
     verb(config, *arguments)
 
 

@@ -18,7 +18,7 @@ from ..errors import ConfigurationError, EmbeddingError
 from .failures import describe
 from .protocol import Kind
 
-_ATTEMPTS = 4
+_ATTEMPTS = 3
 _PRICES = "model_prices_and_context_window_backup.json"
 _RETRIED = (
     "RateLimitError",
@@ -65,7 +65,7 @@ class LiteLLMEmbedder:
     """A provider's model through litellm, such as `openai/text-embedding-3-small`.
 
     Dimensions that litellm does not list are 0 until the first call. Rate limits and broken connections
-    are met with `attempts` calls in all, with growing pauses. Further `options` go to every call.
+    are met with `attempts` calls, at growing pauses and of at most two requests each. Further `options` go to every call.
     """
 
     def __init__(
@@ -125,8 +125,8 @@ class LiteLLMEmbedder:
             "encoding_format": "float",
             "dimensions": self._asked,
             "api_key": self._secret or None,
-            # Retries are counted here alone.
-            "max_retries": 0,
+            # For 0 litellm takes its default of two; one retry is the least, and it heeds Retry-After.
+            "max_retries": 1,
             # A provider without these options ignores them; the length of its vectors is checked in any case.
             "drop_params": True,
             **_KINDS.get(self.provider, {}).get(kind, {}),

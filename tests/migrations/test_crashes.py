@@ -6,7 +6,16 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from migration_support import REVISIONS, alembic, catalog, empty_database, execute, fetch, finished, make_engine
+from migration_support import (
+    REVISIONS,
+    alembic,
+    catalog,
+    empty_database,
+    execute,
+    fetch,
+    finished,
+    make_engine,
+)
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -29,9 +38,13 @@ async def engine(url: str) -> AsyncEngine:
     return make_engine(url)
 
 
-async def test_a_migration_killed_at_any_moment_is_completed_by_the_next_run(url: str, engine: AsyncEngine) -> None:
+async def test_a_migration_killed_at_any_moment_is_completed_by_the_next_run(
+    url: str, engine: AsyncEngine
+) -> None:
     started = time.monotonic()
-    status, _, errors = await asyncio.to_thread(finished, alembic("upgrade", "heads", url=url, schema="clean"))
+    status, _, errors = await asyncio.to_thread(
+        finished, alembic("upgrade", "heads", url=url, schema="clean")
+    )
     duration = time.monotonic() - started
     assert status == 0, errors
     clean = await catalog(engine, "clean")
@@ -58,7 +71,9 @@ async def recorded(engine: AsyncEngine, schema: str) -> str | None:
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-async def test_a_backend_that_dies_inside_a_revision_leaves_none_of_it(engine: AsyncEngine, revision: str) -> None:
+async def test_a_backend_that_dies_inside_a_revision_leaves_none_of_it(
+    engine: AsyncEngine, revision: str
+) -> None:
     await migrate.upgrade(engine, schema="clean")
     clean = await catalog(engine, "clean")
     await block(engine, table={"kernel": "term_statistics", "embeddings": "embedding_spaces"}.get(
@@ -101,7 +116,9 @@ async def terminate_the_sleeper(engine: AsyncEngine) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_schema_dropped_between_two_revisions_is_explained_and_made_again(engine: AsyncEngine) -> None:
+async def test_a_schema_dropped_between_two_revisions_is_explained_and_made_again(
+    engine: AsyncEngine,
+) -> None:
     await execute(engine, "CREATE EXTENSION vector")
     await block(engine, table="embedding_spaces")
     await execute(
@@ -145,7 +162,9 @@ async def test_a_read_only_server_is_named_as_such(url: str, engine: AsyncEngine
     await execute(engine, f'ALTER DATABASE "{engine.url.database}" SET default_transaction_read_only = on')
     with pytest.raises(MigrationError, match="read-only transaction; migrate on the primary"):
         await migrate.upgrade(engine, schema="shop")
-    status, output, errors = await asyncio.to_thread(finished, alembic("upgrade", "heads", url=url, schema="shop"))
+    status, output, errors = await asyncio.to_thread(
+        finished, alembic("upgrade", "heads", url=url, schema="shop")
+    )
     assert status != 0
     assert "FAILED: schema 'shop': " in output
     assert "Traceback" not in errors

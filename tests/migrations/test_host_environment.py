@@ -40,14 +40,14 @@ async def host(*arguments: str, url: str) -> str:
 async def test_one_upgrade_of_the_host_migrates_its_tables_and_ours(url: str, engine: AsyncEngine) -> None:
     await host("upgrade", "heads", url=url)
     await migrate.upgrade(engine, schema="ours")
-    hosted, ours = await catalog(engine, "knowledge"), await catalog(engine, "ours")
+    hosted, ours = await catalog(engine, "llmstack"), await catalog(engine, "ours")
     for kind in ours:
         assert hosted[kind] == [row for row in ours[kind] if row[0] != "alembic_version"]
     await execute(
         engine,
-        "INSERT INTO knowledge.documents (id, owner_id, id_at_origin, name, document_type, language, content_hash, "
+        "INSERT INTO llmstack.documents (id, owner_id, id_at_origin, name, document_type, language, content_hash, "
         "content_bytes, chunking) VALUES (gen_random_uuid(), 'a', '1', 'n', 'text', 'english', '\\x00', 1, '{}')",
-        "INSERT INTO public.products (id, manual_id) SELECT 1, id FROM knowledge.documents",
+        "INSERT INTO public.products (id, manual_id) SELECT 1, id FROM llmstack.documents",
     )
     assert await fetch(engine, "SELECT count(*) FROM public.alembic_version") == 1
 
@@ -66,40 +66,43 @@ async def test_the_hosts_autogenerate_wants_nothing_of_ours(url: str, engine: As
 
 
 async def test_our_check_wants_nothing_of_the_hosts(url: str, engine: AsyncEngine) -> None:
-    await migrate.upgrade(engine, schema="knowledge")
+    await migrate.upgrade(engine, schema="llmstack")
     await execute(
         engine,
-        "CREATE TABLE public.products (id integer PRIMARY KEY, manual_id uuid REFERENCES knowledge.documents)",
-        "CREATE TABLE knowledge.products (id integer PRIMARY KEY, manual_id uuid REFERENCES knowledge.documents)",
+        "CREATE TABLE public.products (id integer PRIMARY KEY, manual_id uuid REFERENCES llmstack.documents)",
+        "CREATE TABLE llmstack.products (id integer PRIMARY KEY, manual_id uuid REFERENCES llmstack.documents)",
     )
-    await migrate.check(engine, schema="knowledge")
+    await migrate.check(engine, schema="llmstack")
 
 
 async def test_the_hosts_downgrade_takes_ours_along_and_comes_up_again(url: str, engine: AsyncEngine) -> None:
     await host("upgrade", "heads", url=url)
     await host("downgrade", "base", url=url)
-    left = await fetch(engine, "SELECT string_agg(tablename, ' ') FROM pg_tables WHERE schemaname IN ('public', 'knowledge')")
+    left = await fetch(
+        engine, "SELECT string_agg(tablename, ' ') FROM pg_tables WHERE schemaname IN ('public', 'llmstack')"
+    )
     assert left == "alembic_version"
     await host("upgrade", "heads", url=url)
     assert "No new upgrade operations detected" in await host("check", url=url)
 
 
-async def test_our_own_upgrade_of_a_schema_that_the_host_keeps_is_refused(url: str, engine: AsyncEngine) -> None:
+async def test_our_own_upgrade_of_a_schema_that_the_host_keeps_is_refused(
+    url: str, engine: AsyncEngine
+) -> None:
     await host("upgrade", "heads", url=url)
-    before = await catalog(engine, "knowledge")
+    before = await catalog(engine, "llmstack")
     with pytest.raises(MigrationError, match="if the host's own Alembic environment keeps them, run that"):
-        await migrate.upgrade(engine, schema="knowledge")
-    assert await catalog(engine, "knowledge") == before
+        await migrate.upgrade(engine, schema="llmstack")
+    assert await catalog(engine, "llmstack") == before
 
 
 async def test_a_host_that_keeps_its_version_table_in_our_schema_may_open_the_stack_as_usual(
     engine: AsyncEngine,
 ) -> None:
-    await migrate.upgrade(engine, schema="knowledge")
-    await execute(engine, "INSERT INTO knowledge.alembic_version VALUES ('ae1027a6acf')")
-    assert not await migrate.upgrade(engine, schema="knowledge")
-    assert all(module.pending == 0 for module in await migrate.status(engine, schema="knowledge"))
-    await migrate.check(engine, schema="knowledge")
+    await migrate.upgrade(engine, schema="llmstack")
+    await execute(engine, "INSERT INTO llmstack.alembic_version VALUES ('ae1027a6acf')")
+    assert not await migrate.upgrade(engine, schema="llmstack")
+    assert all(module.pending == 0 for module in await migrate.status(engine, schema="llmstack"))
 
 
 def test_the_hosts_ini_names_every_folder_of_ours() -> None:

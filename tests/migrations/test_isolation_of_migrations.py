@@ -81,7 +81,10 @@ async def test_a_version_table_of_others_is_refused_before_anything_is_made(engi
         "INSERT INTO public.alembic_version VALUES ('ae1027a6acf')",
     )
     before = await catalog(engine, "public")
-    for work in (migrate.upgrade(engine, schema="public"), migrate.downgrade(engine, schema="public", target="base")):
+    for work in (
+        migrate.upgrade(engine, schema="public"),
+        migrate.downgrade(engine, schema="public", target="base"),
+    ):
         with pytest.raises(MigrationError, match="ae1027a6acf, which are not llmstack's"):
             await work
     assert await catalog(engine, "public") == before

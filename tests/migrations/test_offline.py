@@ -74,7 +74,11 @@ async def test_offline_downgrade_sql_undoes_everything(url: str) -> None:
     await migrate.upgrade(engine, schema="shop")
     sql = await asyncio.to_thread(run_alembic, "downgrade", "heads:base", "--sql", url=url, schema="shop")
     await asyncio.to_thread(psql, url, sql)
-    assert await fetch(engine, "SELECT count(*) FROM pg_tables WHERE schemaname = 'shop'") == 0
+    # As after an online downgrade, an empty version table stays.
+    assert await fetch(
+        engine, "SELECT string_agg(tablename, ' ') FROM pg_tables WHERE schemaname = 'shop'"
+    ) == ("alembic_version")
+    assert await migrate.upgrade(engine, schema="shop")
 
 
 async def test_offline_sql_makes_the_schema_of_the_extension_as_well(url: str) -> None:

@@ -41,7 +41,9 @@ def as_role(url: str, name: str) -> str:
 async def test_a_role_that_may_not_create_the_extension_is_told_what_to_run(
     url: str, engine: AsyncEngine, app: str
 ) -> None:
-    with pytest.raises(MigrationError, match='run once as a superuser: CREATE EXTENSION .* vector WITH SCHEMA "public"'):
+    with pytest.raises(
+        MigrationError, match='run once as a superuser: CREATE EXTENSION .* vector WITH SCHEMA "public"'
+    ):
         await migrate.upgrade(make_engine(as_role(url, app)), schema="shop")
     assert await fetch(engine, "SELECT to_regnamespace('shop')") is None
 
@@ -49,7 +51,9 @@ async def test_a_role_that_may_not_create_the_extension_is_told_what_to_run(
 async def test_a_role_that_may_create_schemas_migrates_once_the_extension_is_there(
     url: str, engine: AsyncEngine, app: str
 ) -> None:
-    await execute(engine, "CREATE EXTENSION vector", f'GRANT CREATE ON DATABASE "{engine.url.database}" TO "{app}"')
+    await execute(
+        engine, "CREATE EXTENSION vector", f'GRANT CREATE ON DATABASE "{engine.url.database}" TO "{app}"'
+    )
     mine = make_engine(as_role(url, app))
     assert await migrate.upgrade(mine, schema="shop")
     await migrate.check(mine, schema="shop")
@@ -58,7 +62,9 @@ async def test_a_role_that_may_create_schemas_migrates_once_the_extension_is_the
 
 async def test_a_role_that_may_create_no_schema_is_told_so(url: str, engine: AsyncEngine, app: str) -> None:
     await execute(engine, "CREATE EXTENSION vector")
-    with pytest.raises(MigrationError, match="permission denied for database .*run the migration as the owner"):
+    with pytest.raises(
+        MigrationError, match="permission denied for database .*run the migration as the owner"
+    ):
         await migrate.upgrade(make_engine(as_role(url, app)), schema="shop")
 
 
@@ -67,7 +73,12 @@ async def test_an_extension_in_another_schema_is_found_there(engine: AsyncEngine
     await migrate.upgrade(engine, schema="plain")
     usual = await catalog(engine, "plain")
     await migrate.downgrade(engine, schema="plain", target="base")
-    await execute(engine, "DROP EXTENSION vector", f'CREATE SCHEMA "{place}"', f'CREATE EXTENSION vector SCHEMA "{place}"')
+    await execute(
+        engine,
+        "DROP EXTENSION vector",
+        f'CREATE SCHEMA "{place}"',
+        f'CREATE EXTENSION vector SCHEMA "{place}"',
+    )
     await migrate.upgrade(engine, schema="shop")
     await migrate.check(engine, schema="shop")
     assert {kind: len(rows) for kind, rows in (await catalog(engine, "shop")).items()} == {
@@ -109,7 +120,7 @@ async def test_a_role_with_the_grants_works_with_rows_and_changes_no_table(
             assert await session.get(TermStatistics, ("chunks", "hare")) is not None
         await execute(
             database.engine,
-            'INSERT INTO "Svc A".embedding_spaces (name, provider, model, dimensions) VALUES (\'s\', \'p\', \'m\', 3)',
+            "INSERT INTO \"Svc A\".embedding_spaces (name, provider, model, dimensions) VALUES ('s', 'p', 'm', 3)",
             'INSERT INTO "Svc A".documents (id, owner_id, id_at_origin, name, document_type, language, content_hash, '
             "content_bytes, chunking) VALUES (gen_random_uuid(), 'a', '1', 'n', 'text', 'english', '', 1, '{}')",
             'INSERT INTO "Svc A".chunks (id, owner_id, document_id, position, content, token_count, start_offset, '

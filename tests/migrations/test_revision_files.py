@@ -29,8 +29,7 @@ def module_of(revision: str) -> str:
 
 
 def test_every_module_has_one_branch_with_one_head() -> None:
-    heads = scripts().get_revisions("heads")
-    assert sorted(module_of(head.revision) for head in heads if head) == sorted(MODULES)
+    assert sorted(module_of(head) for head in scripts().get_heads()) == sorted(MODULES)
     for module in MODULES:
         assert scripts().get_revisions(f"{module}@head")
 
@@ -102,7 +101,13 @@ def owner(table: str) -> str:
 
 
 def test_the_checkout_lists_the_same_folders_as_the_package() -> None:
-    listed = (CHECKOUT / "alembic.ini").read_text().split("version_locations =")[1].split("file_template")[0].split()
+    listed = (
+        (CHECKOUT / "alembic.ini")
+        .read_text()
+        .split("version_locations =")[1]
+        .split("file_template")[0]
+        .split()
+    )
     assert [Path(line.replace("%(here)s", str(CHECKOUT))) for line in listed] == [
         Path(folder) for folder in version_locations()
     ]

@@ -74,7 +74,8 @@ def test_dimensions_below_one_are_refused() -> None:
 
 def test_importing_embeddings_imports_no_heavy_library() -> None:
     program = (
-        "import sys, llmstack.embeddings as e; e.LiteLLMEmbedder('openai/text-embedding-3-small'); e.LocalEmbedder()\n"
+        "import sys, llmstack.embeddings as e\n"
+        "e.LiteLLMEmbedder('openai/text-embedding-3-small'), e.LocalEmbedder()\n"
         "print(sorted({'litellm', 'openai', 'numpy', 'wordllama', 'alembic'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

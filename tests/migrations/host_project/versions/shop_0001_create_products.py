@@ -17,7 +17,7 @@ def upgrade() -> None:
         "products",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("manual_id", sa.Uuid),
-        sa.ForeignKeyConstraint(["manual_id"], ["knowledge.documents.id"], name="fk_products_manual_id"),
+        sa.ForeignKeyConstraint(["manual_id"], ["llmstack.documents.id"], name="fk_products_manual_id"),
     )
 
 
