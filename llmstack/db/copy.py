@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import struct
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from .schemas import schema_of
+from .translate import sqlstate
 
 Encoder = Callable[[Any], bytes]
 
@@ -49,13 +52,26 @@ async def copy_rows(
     """COPY rows into one of our tables inside the session's transaction; `columns` maps names to types."""
     connection = await session.connection()
     driver: Any = (await connection.get_raw_connection()).driver_connection
-    await driver.copy_to_table(
-        table,
-        schema_name=await session.run_sync(schema_of),
-        columns=list(columns),
-        source=_stream([ENCODERS[type_] for type_ in columns.values()], rows),
-        format="binary",
-    )
+    with _as_of_sqlalchemy(f"COPY {table}"):
+        await driver.copy_to_table(
+            table,
+            schema_name=await session.run_sync(schema_of),
+            columns=list(columns),
+            source=_stream([ENCODERS[type_] for type_ in columns.values()], rows),
+            format="binary",
+        )
+
+
+@contextlib.contextmanager
+def _as_of_sqlalchemy(statement: str) -> Iterator[None]:
+    """Raise the driver's errors as other statements do, so that they are retried and translated alike."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("asyncpg"):
+            raise
+        kind = DBAPIError if sqlstate(error) else InterfaceError
+        raise kind(statement, None, error) from error
 
 
 async def _stream(encoders: list[Encoder], rows: Iterable[Sequence[Any]]) -> AsyncIterator[bytes]:

@@ -32,8 +32,8 @@ _COMPARING_COMMANDS = frozenset({"check", "revision", None})
 def run_environment() -> None:
     """The body of `env.py`: run whichever Alembic command was given, for each schema asked for.
 
-    `config.attributes` may hold a Connection or an AsyncEngine as `connection`, a `schema`, `settings`, and the
-    name of the `command`.
+    `config.attributes` may hold a Connection or an AsyncEngine as `connection`, a `schema`, `settings`, and
+    the name of the `command`.
     """
     attributes = context.config.attributes
     settings: Settings = attributes.get("settings") or Settings()

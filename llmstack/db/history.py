@@ -82,7 +82,7 @@ async def refuse_foreign_history(connection: AsyncConnection, schema: str) -> No
     ):
         raise MigrationError(
             f"schema {schema!r} holds llmstack's tables, but no record of their revisions; "
-            "if the host's own Alembic environment keeps them, run that, else record them with `alembic stamp`"
+            "if a host's Alembic environment keeps them, run that, else record them with `alembic stamp`"
         )
 
 

@@ -1,8 +1,8 @@
 """Migrations: one Alembic branch per module, one schema at a time, one process at a time.
 
 Everything here runs on one direct connection: it takes the schema's advisory lock outside any
-transaction, then runs each revision in a transaction of its own. Hosts may list `version_locations()` in their
-own environment.
+transaction, then runs each revision in a transaction of its own. Hosts may list `version_locations()` in
+their own environment.
 """
 
 from __future__ import annotations

@@ -62,14 +62,14 @@ def violated_constraint(error: IntegrityError) -> str | None:
 
 def _said(error: BaseException) -> str:
     orig = getattr(error, "orig", error)
-    return str(getattr(orig, "__cause__", None) or orig).splitlines()[0]
+    return str(getattr(orig, "__cause__", None) or orig).partition("\n")[0]
 
 
 def _meaning(error: Exception) -> LLMStackError | None:
     if isinstance(error, PoolTimeout):
         return DatabaseUnavailable("no connection became free in time; raise pool_size or close sessions")
     if isinstance(error, OSError):
-        return DatabaseUnavailable(f"the database cannot be reached: {error}")
+        return DatabaseUnavailable(f"the database cannot be reached: {str(error) or 'no answer in time'}")
     if isinstance(error, DBAPIError):
         return _broken(error) or _by_state(error)
     # asyncpg raises its own errors while it connects.

@@ -27,5 +27,15 @@ class TextNotKept(Conflict):
     """The original text was not stored, so it cannot be cut anew."""
 
     def __init__(self, document_id: uuid.UUID) -> None:
-        super().__init__(f"document {document_id} was stored without its text (keep_text is off); add it again")
+        super().__init__(
+            f"document {document_id} was stored without its text (keep_text is off); add it anew"
+        )
+        self.document_id = document_id
+
+
+class DocumentChanged(Conflict):
+    """The document was changed or deleted while something was made of what had been read."""
+
+    def __init__(self, document_id: uuid.UUID) -> None:
+        super().__init__(f"document {document_id} was changed or deleted meanwhile")
         self.document_id = document_id

@@ -18,12 +18,13 @@ from ..errors import DatabaseUnavailable, EmbeddingError, LLMStackError
 from ..settings import Settings
 from .models import Chunk, Document
 from .preparation import prepare
-from .queries import has_vector
+from .queries import any_of, has_vector
 from .records import AddProgress, AddResult, DocumentInput, PreparedDocument
-from .writer import Written, write_documents
+from .writer import Written, require_unchanged, write_documents
 
 BATCH_DOCUMENTS = 200
 BATCH_CHARACTERS = 1_000_000
+SINGLE_FAILURES = 3
 
 
 @dataclass(slots=True)
@@ -33,10 +34,21 @@ class _Item:
     given: DocumentInput
     started: float
     prepared: PreparedDocument | None = None
+    present: set[bytes] = field(default_factory=set)
     unchanged: Document | None = None
     written: Written | None = None
     embedding_error: str | None = None
     error: Exception | None = None
+
+    @property
+    def texts(self) -> dict[bytes, str]:
+        """What is to be embedded, by the hash of its chunk: the leaves that have no vector yet."""
+        chunks = () if self.prepared is None else self.prepared.chunks
+        return {
+            chunk.content_hash: chunk.embedded_text
+            for chunk in chunks
+            if chunk.is_leaf and chunk.content_hash not in self.present
+        }
 
     @property
     def open(self) -> bool:
@@ -62,8 +74,15 @@ class _Item:
             chunks_kept=done.kept,
             chunks_deleted=done.deleted,
             embeddings_created=done.embedded,
-            embeddings_pending=done.owed,
+            embeddings_pending=len(done.owed),
         )
+
+
+class _Outrun(Exception):
+    """Another writer removed chunks whose vectors we meant to keep."""
+
+    def __init__(self, hashes: set[bytes]) -> None:
+        self.hashes = hashes
 
 
 @dataclass(slots=True)
@@ -75,9 +94,9 @@ class Ingestion:
     settings: Settings
     on_written: Callable[[int], None] = field(default=lambda changed: None)
 
-    async def add(self, given: DocumentInput, *, rechunked: bool = False) -> AddResult:
-        """Add one document, or raise what stopped it."""
-        (item,) = await self._run([given], rechunked=rechunked)
+    async def add(self, given: DocumentInput, *, base: Document | None = None) -> AddResult:
+        """Add one document, or raise what stopped it; with a `base`, only while that is as it was read."""
+        (item,) = await self._run([given], base=base)
         if item.error is not None:
             raise item.error
         return item.result()
@@ -88,7 +107,7 @@ class Ingestion:
         *,
         progress: Callable[[AddProgress], None] | None = None,
     ) -> AsyncIterator[AddResult]:
-        """Results in the order of the inputs, a batch at a time; a batch is written while the next one is made."""
+        """Results in the order of the inputs; each batch is written before its first result is given."""
         documents = chunks = failed = 0
         async for batch in _batches(inputs):
             for item in await self._run(batch):
@@ -100,16 +119,17 @@ class Ingestion:
             if progress is not None:
                 progress(AddProgress(documents, chunks, failed))
 
-    async def _run(self, batch: Sequence[DocumentInput], *, rechunked: bool = False) -> list[_Item]:
+    async def _run(self, batch: Sequence[DocumentInput], *, base: Document | None = None) -> list[_Item]:
         items = [_Item(given=given, started=time.monotonic()) for given in batch]
         await asyncio.to_thread(_prepare_all, items, self.settings)
         for group in _distinct(items):
             space, trouble = await self._space()
-            missing = await self._compare(group, space, rechunked=rechunked)
-            vectors = await self._embed([item for item in group if item.open], missing, space)
-            for item in group:
-                item.embedding_error = item.embedding_error or (trouble if item.open else None)
-            await self._write([item for item in group if item.open], vectors, space)
+            await self._compare(group, space, rechunked=base is not None)
+            changed = [item for item in group if item.open]
+            vectors = {} if space is None else await self._embed(changed)
+            for item in changed:
+                item.embedding_error = item.embedding_error or trouble
+            await self._write(changed, vectors, space, base)
         return items
 
     async def _space(self) -> tuple[Space | None, str | None]:
@@ -120,45 +140,50 @@ class Ingestion:
         except EmbeddingError as error:
             return None, str(error)
 
-    async def _compare(self, items: Sequence[_Item], space: Space | None, *, rechunked: bool) -> set[bytes]:
-        """Find the documents that are unchanged; return the hashes of chunks that have their vector already."""
-        prepared = {item.prepared.identity: item for item in items if item.prepared is not None}
-        if not prepared:
-            return set()
-        known = tuple_(Document.owner_id, Document.id_at_origin).in_(list(prepared))
+    async def _compare(self, items: Sequence[_Item], space: Space | None, *, rechunked: bool) -> None:
+        """Find the documents that are unchanged, and which chunks of the others have their vector already."""
+        by_identity = {item.prepared.identity: item for item in items if item.prepared is not None}
+        known = tuple_(Document.owner_id, Document.id_at_origin).in_(list(by_identity))
         async with self.service.single_statements() as session:
-            found = list(await session.scalars(select(Document).where(known, Document.deleted_at.is_(None))))
-            for document in found:
-                item = prepared[document.owner_id, document.id_at_origin]
-                assert item.prepared is not None
+            found = {}
+            for document in await session.scalars(select(Document).where(known)):
+                item = by_identity[document.owner_id, document.id_at_origin]
                 if not rechunked and _same(document, item.prepared):
                     item.unchanged = document
-            changed = [document.id for document in found if prepared[document.owner_id, document.id_at_origin].open]
-            if not changed or space is None:
-                return set()
-            embedded = select(Chunk.content_hash).where(Chunk.document_id.in_(changed), has_vector(space.id))
-            return set(await session.scalars(embedded))
+                else:
+                    found[document.id] = item
+            if space is None or not found:
+                return
+            embedded = select(Chunk.document_id, Chunk.content_hash).where(
+                any_of(Chunk.document_id, list(found)), has_vector(space.id)
+            )
+            for document_id, content_hash in await session.execute(embedded):
+                found[document_id].present.add(content_hash)
 
-    async def _embed(
-        self, items: Sequence[_Item], present: set[bytes], space: Space | None
-    ) -> dict[bytes, Sequence[float]]:
-        if space is None:
-            return {}
-        texts = [_texts(item, present) for item in items]
-        together = {key: text for part in texts for key, text in part.items()}
+    async def _embed(self, items: Sequence[_Item]) -> dict[bytes, Sequence[float]]:
+        together = {key: text for item in items for key, text in item.texts.items()}
         try:
             return await self._vectors(together)
         except EmbeddingError as error:
-            if len(items) == 1:
-                items[0].embedding_error = str(error)
-                return {}
-        # One text may have spoilt the batch: each document for itself.
+            said = str(error)
+        if len(items) == 1:
+            items[0].embedding_error = said
+            return {}
+        return await self._embed_singly(items)
+
+    async def _embed_singly(self, items: Sequence[_Item]) -> dict[bytes, Sequence[float]]:
+        """Find the documents that spoilt a batch; when the first few all fail, the rest is not tried."""
         vectors: dict[bytes, Sequence[float]] = {}
-        for item, part in zip(items, texts, strict=True):
+        failures, said = 0, ""
+        for item in items:
+            if failures == SINGLE_FAILURES and not vectors:
+                item.embedding_error = f"not tried alone, after {said}"
+                continue
             try:
-                vectors.update(await self._vectors(part))
+                vectors.update(await self._vectors(item.texts))
             except EmbeddingError as error:
-                item.embedding_error = str(error)
+                failures += 1
+                item.embedding_error = said = str(error)
         return vectors
 
     async def _vectors(self, texts: dict[bytes, str]) -> dict[bytes, Sequence[float]]:
@@ -168,19 +193,16 @@ class Ingestion:
         return dict(zip(texts, vectors, strict=True))
 
     async def _write(
-        self, items: Sequence[_Item], vectors: dict[bytes, Sequence[float]], space: Space | None
+        self,
+        items: Sequence[_Item],
+        vectors: dict[bytes, Sequence[float]],
+        space: Space | None,
+        base: Document | None,
     ) -> None:
-        documents = [item.prepared for item in items if item.prepared is not None]
-        if not documents:
+        if not items:
             return
-
-        async def work(session: AsyncSession) -> list[Written]:
-            return await write_documents(
-                session, documents, vectors=vectors, space=space, keep_text=self.settings.keep_text
-            )
-
         try:
-            written = await self.service.transaction(work)
+            written = await self._store(items, vectors, space, base)
         except DatabaseUnavailable:
             raise
         except (LLMStackError, DBAPIError) as error:
@@ -188,28 +210,53 @@ class Ingestion:
                 items[0].error = error
                 return
             for item in items:
-                await self._write([item], vectors, space)
+                await self._write([item], vectors, space, base)
             return
         for item, done in zip(items, written, strict=True):
             item.written = done
         self.on_written(sum(done.created + done.deleted for done in written))
-        await self._pay_what_a_race_left(items)
 
-    async def _pay_what_a_race_left(self, items: Sequence[_Item]) -> None:
-        """Chunks that another writer removed after we looked were written without a vector: make it now."""
-        for item in items:
-            if item.written is not None and item.written.owed and item.embedding_error is None:
-                paid = await self.embeddings.process_pending(owner_id=item.given.owner_id)
-                done = item.written
-                settled = min(done.owed, paid.embedded)
-                item.written = replace(done, embedded=done.embedded + settled, owed=done.owed - settled)
+    async def _store(
+        self,
+        items: Sequence[_Item],
+        vectors: dict[bytes, Sequence[float]],
+        space: Space | None,
+        base: Document | None,
+    ) -> list[Written]:
+        documents = [item.prepared for item in items if item.prepared is not None]
+
+        async def work(session: AsyncSession) -> list[Written]:
+            if base is not None:
+                await require_unchanged(session, base)
+            written = await write_documents(
+                session, documents, vectors=vectors, space=space, keep_text=self.settings.keep_text
+            )
+            if lost := _lost(items, written):
+                raise _Outrun(lost)
+            return written
+
+        while True:
+            try:
+                return await self.service.transaction(work)
+            except _Outrun as race:
+                lost = race.hashes
+            # Each turn adds vectors that are never asked for again, so this ends.
+            for item in items:
+                item.present -= lost
+            vectors.update(await self._embed([item for item in items if not lost.isdisjoint(item.texts)]))
+
+
+def _lost(items: Sequence[_Item], written: Sequence[Written]) -> set[bytes]:
+    pairs = zip(items, written, strict=True)
+    return {key for item, done in pairs if item.embedding_error is None for key in done.owed}
 
 
 def _prepare_all(items: Sequence[_Item], settings: Settings) -> None:
     for item in items:
         try:
             item.prepared = prepare(item.given, settings)
-        except LLMStackError as error:
+        except Exception as error:
+            # A caller's own chunker may raise anything; the neighbours have nothing to do with it.
             item.error = error
 
 
@@ -228,9 +275,11 @@ def _distinct(items: Sequence[_Item]) -> list[list[_Item]]:
     return groups
 
 
-def _same(document: Document, prepared: PreparedDocument) -> bool:
+def _same(document: Document, prepared: PreparedDocument | None) -> bool:
     return (
-        document.content_hash == prepared.content_hash
+        prepared is not None
+        and document.deleted_at is None
+        and document.content_hash == prepared.content_hash
         and document.name == prepared.name
         and document.document_type == prepared.document_type
         and document.document_date == prepared.document_date
@@ -238,15 +287,6 @@ def _same(document: Document, prepared: PreparedDocument) -> bool:
         and document.chunking == dict(prepared.chunking)
         and document.metadata_ == dict(prepared.metadata)
     )
-
-
-def _texts(item: _Item, present: set[bytes]) -> dict[bytes, str]:
-    assert item.prepared is not None
-    return {
-        chunk.content_hash: chunk.embedded_text
-        for chunk in item.prepared.chunks
-        if chunk.is_leaf and chunk.content_hash not in present
-    }
 
 
 async def _batches(
@@ -266,7 +306,9 @@ async def _batches(
         yield batch
 
 
-async def _each(inputs: Iterable[DocumentInput] | AsyncIterable[DocumentInput]) -> AsyncIterator[DocumentInput]:
+async def _each(
+    inputs: Iterable[DocumentInput] | AsyncIterable[DocumentInput],
+) -> AsyncIterator[DocumentInput]:
     if isinstance(inputs, AsyncIterable):
         async for given in inputs:
             yield given

@@ -68,7 +68,8 @@ class Chunk(Identified, SearchableMixin, Base):
     __table_args__ = (
         UniqueConstraint("owner_id", "id"),
         UniqueConstraint("document_id", "content_hash"),
-        ForeignKeyConstraint(["owner_id", "document_id"], [Document.owner_id, Document.id], ondelete="CASCADE"),
+        ForeignKeyConstraint(["owner_id", "document_id"], [Document.owner_id, Document.id],
+                             ondelete="CASCADE"),
         ForeignKeyConstraint(["owner_id", "parent_id"], ["llmstack.chunks.owner_id", "llmstack.chunks.id"],
                              ondelete="CASCADE"),
         Index(None, "document_id", "position"),

@@ -1,4 +1,4 @@
-"""From what an owner supplied to what can be stored: checked, cleaned, cut and hashed. Touches no database."""
+"""From what an owner supplied to what can be stored: checked, cleaned, cut, hashed. Touches no database."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..errors import ValidationError
+from ..search.filters import UNSTORABLE, storable_json
 from ..settings import Settings
 from .chunking import DOCUMENT_TYPES, ChunkPiece, chunk
 from .languages import detect_language, normalize_language
@@ -19,19 +20,29 @@ from .records import DocumentInput, PreparedChunk, PreparedDocument
 MAX_OWNER_BYTES = 512
 MAX_ORIGIN_BYTES = 1500
 MAX_NAME_BYTES = 4000
+MAX_LEVEL = 100
 _TITLE_CHARACTERS = 200
-_UNSTORABLE = {0: None} | dict.fromkeys(range(0xD800, 0xE000))
+
+
+def check_text(field: str, value: object) -> str:
+    """A text that PostgreSQL can hold."""
+    if not isinstance(value, str):
+        raise ValidationError(field, f"it must be a text, not {type(value).__name__}")
+    if UNSTORABLE.search(value):
+        raise ValidationError(
+            field, "it contains a NUL character or a lone surrogate, which PostgreSQL cannot store"
+        )
+    return value
 
 
 def check_id(field: str, value: object, *, limit: int) -> str:
     """An identifier that PostgreSQL can store and index."""
-    if not isinstance(value, str) or not value.strip():
-        raise ValidationError(field, "it must be a text that is not empty")
-    if value.translate(_UNSTORABLE) != value:
-        raise ValidationError(field, "it contains a NUL character or a lone surrogate, which PostgreSQL cannot store")
-    if len(value.encode()) > limit:
+    text = check_text(field, value)
+    if not text.strip():
+        raise ValidationError(field, "it is empty")
+    if len(text.encode()) > limit:
         raise ValidationError(field, f"it is longer than {limit} bytes")
-    return value
+    return text
 
 
 def check_owner(owner_id: object) -> str:
@@ -43,12 +54,7 @@ def check_metadata(metadata: object, *, limit: int) -> dict[str, Any]:
     """A JSON object within the limit, as JSON gives it back."""
     if not isinstance(metadata, Mapping):
         raise ValidationError("metadata", f"it must be a mapping, not {type(metadata).__name__}")
-    try:
-        encoded = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValidationError("metadata", f"it is not JSON: {error}") from error
-    if encoded.translate(_UNSTORABLE) != encoded or "\\u0000" in encoded:
-        raise ValidationError("metadata", "it contains a NUL character or a lone surrogate")
+    encoded = storable_json(dict(metadata))
     if len(encoded.encode()) > limit:
         raise ValidationError("metadata", f"it is larger than {limit} bytes of JSON (max_metadata_bytes)")
     decoded: dict[str, Any] = json.loads(encoded)
@@ -60,19 +66,23 @@ def check_date(field: str, value: dt.datetime | None) -> dt.datetime | None:
     if value is None:
         return None
     if not isinstance(value, dt.datetime) or value.utcoffset() is None:
-        raise ValidationError(field, "it must be a datetime with a time zone, such as datetime(..., tzinfo=UTC)")
-    return value
+        raise ValidationError(field, "it must be a datetime with a time zone: datetime(..., tzinfo=UTC)")
+    try:
+        return value.astimezone(dt.UTC)
+    except OverflowError:
+        raise ValidationError(field, "in UTC it is outside of the years 1 to 9999") from None
 
 
 def check_document_type(value: str) -> str:
     """One of the types that chunking and the tables know."""
     if value not in DOCUMENT_TYPES:
-        raise ValidationError("document_type", f"{value!r} is unknown; use one of {', '.join(DOCUMENT_TYPES)}")
+        known = ", ".join(DOCUMENT_TYPES)
+        raise ValidationError("document_type", f"{value!r:.60} is unknown; use one of {known}")
     return value
 
 
 def prepare(given: DocumentInput, settings: Settings) -> PreparedDocument:
-    """Check, clean and cut a document; raises ValidationError. NUL characters and lone surrogates are removed."""
+    """Check, clean and cut a document, or ValidationError; NUL characters and lone surrogates are removed."""
     owner_id = check_owner(given.owner_id)
     origin = check_id("id_at_origin", given.id_at_origin, limit=MAX_ORIGIN_BYTES)
     name = check_id("document_name", given.document_name or origin, limit=MAX_NAME_BYTES)
@@ -84,6 +94,8 @@ def prepare(given: DocumentInput, settings: Settings) -> PreparedDocument:
     )
     if not pieces:
         raise ValidationError("content", "no chunk came out of it")
+    if not all(0 <= piece.level <= MAX_LEVEL for piece in pieces):
+        raise ValidationError("chunking", f"the level of a piece is not from 0 to {MAX_LEVEL}")
     return PreparedDocument(
         owner_id=owner_id,
         id_at_origin=origin,
@@ -103,12 +115,14 @@ def prepare(given: DocumentInput, settings: Settings) -> PreparedDocument:
 
 def _clean(content: object, settings: Settings) -> str:
     if not isinstance(content, str):
-        raise ValidationError("content", f"it must be a text, not {type(content).__name__}; decode bytes first")
-    cleaned = content.translate(_UNSTORABLE)
+        raise ValidationError("content", f"it must be a text, not {type(content).__name__}; decode bytes")
+    cleaned = UNSTORABLE.sub("", content)
     if not cleaned.strip():
         raise ValidationError("content", "it is empty")
     if len(cleaned.encode()) > settings.max_text_bytes:
-        raise ValidationError("content", f"it is larger than {settings.max_text_bytes} bytes (max_text_bytes)")
+        raise ValidationError(
+            "content", f"it is larger than {settings.max_text_bytes} bytes (max_text_bytes)"
+        )
     return cleaned
 
 
@@ -117,19 +131,20 @@ def _language(language: str | None, content: str, settings: Settings) -> str:
         return normalize_language(settings.default_language)
     if language == "auto":
         return detect_language(content, default=normalize_language(settings.default_language))
-    return normalize_language(language)
+    return normalize_language(check_text("language", language))
 
 
 def _describe(given: DocumentInput) -> dict[str, Any]:
     """How the text was cut, so that a change of it is a change of the document."""
     strategy = given.chunking
-    name = strategy if isinstance(strategy, str) else getattr(strategy, "__qualname__", type(strategy).__qualname__)
+    qualified = getattr(strategy, "__qualname__", type(strategy).__qualname__)
+    name = strategy if isinstance(strategy, str) else qualified
     config = {} if given.chunking_config is None else asdict(given.chunking_config)
     return {"strategy": name, **{key: value for key, value in config.items() if value is not None}}
 
 
 def _hashed(pieces: list[ChunkPiece], *, title: str) -> list[PreparedChunk]:
-    """Hash what is searched and embedded; a passage that repeats within the document is told apart by its turn."""
+    """Hash what is searched and embedded; passages that repeat in a document are told apart by their turn."""
     turns: Counter[bytes] = Counter()
     prepared = []
     for piece in pieces:

@@ -6,11 +6,24 @@ import base64
 import datetime as dt
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, literal_column, select, tuple_, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    cast,
+    exists,
+    func,
+    literal_column,
+    select,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from ..embeddings.models import EmbeddingSpace
@@ -19,7 +32,7 @@ from ..search import metadata_filter
 from ..search.hybrid import MAX_LIMIT
 from .languages import normalize_language
 from .models import Chunk, ChunkEmbedding, Document
-from .preparation import check_date, check_document_type
+from .preparation import check_date, check_document_type, check_text
 
 CORPUS = "documents"
 OrderBy = Literal["created_at", "updated_at", "name"]
@@ -46,36 +59,40 @@ class DocumentFilter:
         """The filter on `Document`; raises ValidationError on bad values."""
         found: list[ColumnElement[bool]] = []
         if self.id_at_origin is not None:
-            found.append(Document.id_at_origin.in_(_listed("id_at_origin", self.id_at_origin)))
+            found.append(any_of(Document.id_at_origin, _listed("id_at_origin", self.id_at_origin)))
         if self.document_ids is not None:
-            found.append(Document.id.in_(_uuids(self.document_ids)))
+            ids = [as_uuid("document_ids", value) for value in _each("document_ids", self.document_ids)]
+            found.append(any_of(Document.id, ids))
         if self.document_type is not None:
             types = [check_document_type(item) for item in _listed("document_type", self.document_type)]
-            found.append(Document.document_type.in_(types))
+            found.append(any_of(Document.document_type, types))
         if self.language is not None:
             languages = [normalize_language(item) for item in _listed("language", self.language)]
-            found.append(Document.language.in_(languages))
+            found.append(any_of(Document.language, languages))
         if (earliest := check_date("date_from", self.date_from)) is not None:
             found.append(Document.document_date >= earliest)
         if (latest := check_date("date_to", self.date_to)) is not None:
             found.append(Document.document_date <= latest)
-        if self.metadata is not None:
+        if self.metadata is not None and self.metadata != {}:
             found.append(metadata_filter(Document.metadata_, self.metadata))
         return found
 
 
+def any_of(column: Any, values: Sequence[Any]) -> ColumnElement[bool]:
+    """The column has one of the values: as one parameter, however many they are."""
+    array = ARRAY(column.type)
+    found: ColumnElement[bool] = column == func.any(cast(bindparam(None, list(values), type_=array), array))
+    return found
+
+
+def _each(field: str, values: object) -> list[Any]:
+    if not isinstance(values, Iterable) or isinstance(values, str | bytes):
+        raise ValidationError(field, f"it must be a list, not {type(values).__name__}")
+    return list(values)
+
+
 def _listed(field: str, value: str | Sequence[str]) -> list[str]:
-    items = [value] if isinstance(value, str) else list(value)
-    for item in items:
-        if not isinstance(item, str):
-            raise ValidationError(field, f"it must be text, not {type(item).__name__}")
-        if "\x00" in item or any("\ud800" <= character <= "\udfff" for character in item):
-            raise ValidationError(field, "it contains a NUL character or a lone surrogate")
-    return items
-
-
-def _uuids(values: Sequence[Any]) -> list[uuid.UUID]:
-    return [as_uuid("document_ids", value) for value in values]
+    return [check_text(field, item) for item in ([value] if isinstance(value, str) else _each(field, value))]
 
 
 def as_uuid(field: str, value: uuid.UUID | str) -> uuid.UUID:
@@ -88,10 +105,10 @@ def as_uuid(field: str, value: uuid.UUID | str) -> uuid.UUID:
         raise ValidationError(field, f"{value!r:.60} is not a UUID") from None
 
 
-def check_limit(limit: int) -> int:
-    """A page size that the server and the reader can bear."""
-    if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MAX_LIMIT:
-        raise ValidationError("limit", f"it must be from 1 to {MAX_LIMIT}, not {limit!r}")
+def check_limit(limit: int, *, field: str = "limit", least: int = 1) -> int:
+    """A number of rows that the server and the reader can bear."""
+    if not isinstance(limit, int) or isinstance(limit, bool) or not least <= limit <= MAX_LIMIT:
+        raise ValidationError(field, f"it must be from {least} to {MAX_LIMIT}, not {limit!r:.60}")
     return limit
 
 
@@ -126,6 +143,19 @@ def spoken_languages(owner_id: str) -> Select[Any]:
     return select(spoken.c.language).where(spoken.c.language.is_not(None))
 
 
+def around(owner_id: str, chunk_id: uuid.UUID, *, before: int, after: int) -> Select[Any]:
+    """A living chunk with the leaves around it, in reading order; no row when it is absent."""
+    living = and_(Chunk.owner_id == owner_id, Chunk.deleted_at.is_(None))
+    centre = (
+        select(Chunk.id, Chunk.document_id, Chunk.position).where(Chunk.id == chunk_id, living).cte("centre")
+    )
+    leaves = select(Chunk.id).where(Chunk.document_id == centre.c.document_id, Chunk.level == 0, living)
+    earlier = leaves.where(Chunk.position < centre.c.position).order_by(Chunk.position.desc()).limit(before)
+    later = leaves.where(Chunk.position > centre.c.position).order_by(Chunk.position).limit(after)
+    wanted = union_all(earlier, select(centre.c.id), later).subquery()
+    return select(Chunk).where(Chunk.id.in_(select(wanted.c[0]))).order_by(Chunk.position)
+
+
 def with_passages(ranked: Select[Any]) -> Select[Any]:
     """The ranked ids with what a hit shows, in the same statement and order."""
     hit = ranked.subquery("hit")
@@ -154,10 +184,16 @@ def with_passages(ranked: Select[Any]) -> Select[Any]:
 
 
 def page_of_documents(
-    owner_id: str, wanted: DocumentFilter, *, order_by: OrderBy, descending: bool, limit: int, cursor: str | None,
+    owner_id: str,
+    wanted: DocumentFilter,
+    *,
+    order_by: OrderBy,
+    descending: bool,
+    limit: int,
+    cursor: str | None,
     deleted: bool,
 ) -> Select[Any]:
-    """(total, Document) rows, one more than the limit; a page without rows still has its total."""  # fmt: skip
+    """(total, Document) rows, one more than the limit; a page without rows still has its total."""
     if order_by not in _ORDERS:
         raise ValidationError("order_by", f"{order_by!r} is unknown; use one of {', '.join(_ORDERS)}")
     key = _ORDERS[order_by]
@@ -191,8 +227,9 @@ def _read_cursor(cursor: str, order_by: OrderBy) -> tuple[Any, uuid.UUID]:
         order, value, id_ = json.loads(base64.urlsafe_b64decode(cursor.encode()))
         if order != order_by:
             raise ValueError(order)
-        return (value if order == "name" else dt.datetime.fromisoformat(value)), uuid.UUID(id_)
-    except (ValueError, TypeError) as error:
+        place = check_text("cursor", value) if order == "name" else dt.datetime.fromisoformat(value)
+        return check_date("cursor", place) if isinstance(place, dt.datetime) else place, uuid.UUID(id_)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValidationError("cursor", "it is not one that this list gave for this order") from error
 
 
@@ -203,10 +240,12 @@ def statistics_of(owner_id: str) -> Select[Any]:
 
     def row(kind: str, name: Any, number: Any) -> Select[Any]:
         return select(
-            literal_column(f"'{kind}'").label("kind"), name.label("name"), func.coalesce(number, 0).label("number")
+            literal_column(f"'{kind}'").label("kind"),
+            name.label("name"),
+            func.coalesce(number, 0).label("number"),
         )
 
-    nameless = literal_column("''")
+    nameless: ColumnElement[str] = literal_column("''")
     vectors = and_(ChunkEmbedding.owner_id == owner_id, ChunkEmbedding.searchable)
     return select(literal_column("*")).select_from(
         union_all(

@@ -36,7 +36,7 @@ class DocumentInput:
 class AddResult:
     """What became of one document; `error` says why it was refused, and is None for `add`.
 
-    `cleaned`: NUL characters or lone surrogates were removed. `embedding_error`: why vectors are still pending.
+    `cleaned`: NUL characters or lone surrogates were removed. `embedding_error`: why vectors are pending.
     """
 
     owner_id: str

@@ -16,25 +16,27 @@ from ..search import SearchOptions, VectorSource, hybrid
 from ..search.fusion import Fusion
 from ..settings import Settings
 from . import queries
-from .errors import ChunkNotFound, DocumentNotFound
+from .errors import ChunkNotFound, DocumentNotFound, TextNotKept
 from .models import Chunk, ChunkEmbedding, Document
-from .preparation import check_metadata, check_owner
-from .queries import DocumentFilter, OrderBy, as_uuid, check_limit, owned
+from .preparation import MAX_ORIGIN_BYTES, check_id, check_metadata, check_owner
+from .queries import DocumentFilter, OrderBy, any_of, as_uuid, check_limit, owned
 from .records import DocumentStatistics, Leg, Mode, Page, SearchHit
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
+_AGES_AGO = dt.timedelta(days=365_000)
 
 
 def vector_source(space: Space) -> VectorSource:
     """The chunks' vectors in one space, by the expression that its index is made with."""
     from ..embeddings import column_of
 
+    columns = ChunkEmbedding.__table__.c
     return VectorSource(
-        id=ChunkEmbedding.chunk_id,
-        owner_id=ChunkEmbedding.owner_id,
+        id=columns.chunk_id,
+        owner_id=columns.owner_id,
         embedding=column_of(space, ChunkEmbedding),
         distance=space.distance,
-        where=(ChunkEmbedding.searchable, ChunkEmbedding.space_id == space.id),
+        where=(columns.searchable, columns.space_id == space.id),
     )
 
 
@@ -47,7 +49,8 @@ class DocumentRepository:
 
     async def find(self, *, owner_id: str, id_at_origin: str) -> Document | None:
         """The living document of this identity, if there is one."""
-        statement = select(Document).where(owned(check_owner(owner_id)), Document.id_at_origin == id_at_origin)
+        origin = check_id("id_at_origin", id_at_origin, limit=MAX_ORIGIN_BYTES)
+        statement = select(Document).where(owned(check_owner(owner_id)), Document.id_at_origin == origin)
         return (await self._session.scalars(statement)).one_or_none()
 
     async def get(self, *, owner_id: str, document_id: uuid.UUID | str) -> Document:
@@ -58,6 +61,14 @@ class DocumentRepository:
         if document is None:
             raise DocumentNotFound(document_id)
         return document
+
+    async def text(self, *, owner_id: str, document_id: uuid.UUID | str) -> str:
+        """The text that the offsets of the chunks point into; TextNotKept where it was not stored."""
+        document = await self.get(owner_id=owner_id, document_id=document_id)
+        await self._session.refresh(document, ["content"])
+        if document.content is None:
+            raise TextNotKept(document.id)
+        return document.content
 
     async def list(
         self,
@@ -89,7 +100,7 @@ class DocumentRepository:
     async def chunks(
         self, *, owner_id: str, document_id: uuid.UUID | str, level: int | None = 0
     ) -> Sequence[Chunk]:
-        """The chunks in reading order: leaves, parents (`level=1`), or both (None), a parent before its leaves."""
+        """The chunks in reading order: leaves, parents (`level=1`), or both (None), parents first."""
         document = await self.get(owner_id=owner_id, document_id=document_id)
         statement = select(Chunk).where(Chunk.owner_id == owner_id, Chunk.document_id == document.id)
         if level is not None:
@@ -100,34 +111,41 @@ class DocumentRepository:
         self, *, owner_id: str, chunk_id: uuid.UUID | str, before: int = 1, after: int = 1
     ) -> Sequence[Chunk]:
         """A leaf with the leaves around it, in reading order."""
-        if before < 0 or after < 0:
-            raise ValidationError("before", "before and after count leaves; they cannot be negative")
         key = as_uuid("chunk_id", chunk_id)
-        living = (Chunk.owner_id == check_owner(owner_id), Chunk.deleted_at.is_(None))
-        centre = (await self._session.scalars(select(Chunk).where(Chunk.id == key, *living))).one_or_none()
-        if centre is None:
+        statement = queries.around(
+            check_owner(owner_id),
+            key,
+            before=check_limit(before, field="before", least=0),
+            after=check_limit(after, field="after", least=0),
+        )
+        found = (await self._session.scalars(statement)).all()
+        if not found:
             raise ChunkNotFound(key)
-        leaves = select(Chunk).where(Chunk.document_id == centre.document_id, Chunk.level == 0, *living)
-        earlier = leaves.where(Chunk.position < centre.position).order_by(Chunk.position.desc()).limit(before)
-        later = leaves.where(Chunk.position > centre.position).order_by(Chunk.position).limit(after)
-        preceding = list((await self._session.scalars(earlier)).all())
-        return [*reversed(preceding), centre, *(await self._session.scalars(later)).all()]
+        return found
 
     async def update_metadata(
-        self, *, owner_id: str, document_id: uuid.UUID | str, metadata: Mapping[str, Any], replace: bool = False
+        self,
+        *,
+        owner_id: str,
+        document_id: uuid.UUID | str,
+        metadata: Mapping[str, Any],
+        replace: bool = False,
     ) -> Document:
         """Merge keys into the metadata, or replace it; filters see it at once, nothing is embedded anew."""
-        document = await self.get(owner_id=owner_id, document_id=document_id)
-        checked = check_metadata(metadata, limit=self._settings.max_metadata_bytes)
-        merged = checked if replace else Document.metadata_.concat(checked)
+        limit = self._settings.max_metadata_bytes
+        checked = check_metadata(metadata, limit=limit)
         statement = (
             update(Document)
-            .where(Document.id == document.id)
-            .values(metadata_=merged)
+            .where(owned(check_owner(owner_id)), Document.id == as_uuid("document_id", document_id))
+            .values(metadata_=checked if replace else Document.metadata_.concat(checked))
             .returning(Document)
-            .execution_options(populate_existing=True)
+            .execution_options(populate_existing=True, **_UNSYNCHRONIZED)
         )
-        return (await self._session.scalars(statement)).one()
+        document = (await self._session.scalars(statement)).one_or_none()
+        if document is None:
+            raise DocumentNotFound(document_id)
+        check_metadata(document.metadata_, limit=limit)
+        return document
 
     async def delete(self, *, owner_id: str, document_id: uuid.UUID | str) -> int:
         """Hide a document until it is restored or purged; 0 when there is none."""
@@ -138,30 +156,37 @@ class DocumentRepository:
         """Hide every document that matches; refuses a filter that asks for nothing."""
         conditions = where.conditions()
         if not conditions:
-            raise ValidationError("where", "an empty filter would delete every document; name at least one condition")
-        return await self._hide(owned(check_owner(owner_id)), *conditions, moment=func.now())
+            raise ValidationError("where", "an empty filter would delete every document; name a condition")
+        return await self._hide(owner_id, owned(check_owner(owner_id)), *conditions, moment=func.now())
 
     async def restore(self, *, owner_id: str, document_id: uuid.UUID | str) -> int:
         """Bring a deleted document back with its chunks and vectors; 0 when there is none."""
         condition = Document.id == as_uuid("document_id", document_id)
-        return await self._hide(owned(check_owner(owner_id), deleted=True), condition, moment=None)
+        return await self._hide(owner_id, owned(check_owner(owner_id), deleted=True), condition, moment=None)
 
-    async def _hide(self, *conditions: Any, moment: Any) -> int:
+    async def _hide(self, owner_id: str, *conditions: Any, moment: Any) -> int:
         changed = update(Document).where(*conditions).values(deleted_at=moment).returning(Document.id)
         ids = list(await self._session.scalars(changed, execution_options=_UNSYNCHRONIZED))
         if not ids:
             return 0
-        chunks = update(Chunk).where(Chunk.document_id.in_(ids)).values(deleted_at=moment).returning(Chunk.id)
-        chunk_ids = list(await self._session.scalars(chunks, execution_options=_UNSYNCHRONIZED))
-        vectors = update(ChunkEmbedding).where(ChunkEmbedding.chunk_id.in_(chunk_ids))
-        await self._session.execute(vectors.values(searchable=moment is None), execution_options=_UNSYNCHRONIZED)
+        chunks = update(Chunk).where(any_of(Chunk.document_id, ids)).values(deleted_at=moment)
+        await self._session.execute(chunks, execution_options=_UNSYNCHRONIZED)
+        vectors = update(ChunkEmbedding).where(
+            ChunkEmbedding.owner_id == owner_id,
+            ChunkEmbedding.chunk_id.in_(select(Chunk.id).where(any_of(Chunk.document_id, ids))),
+        )
+        shown = vectors.values(searchable=moment is None)
+        await self._session.execute(shown, execution_options=_UNSYNCHRONIZED)
         self._session.expire_all()
         return len(ids)
 
     async def purge(self, *, owner_id: str, older_than: dt.timedelta = dt.timedelta(0)) -> int:
         """Delete for good what was deleted at least this long ago, with chunks, vectors and jobs."""
-        condition = Document.deleted_at <= func.now() - older_than
-        gone = delete(Document).where(owned(check_owner(owner_id), deleted=True), condition).returning(Document.id)
+        if older_than < dt.timedelta(0):
+            raise ValidationError("older_than", "it lies in the future")
+        condition = Document.deleted_at <= func.now() - min(older_than, _AGES_AGO)
+        deleted = owned(check_owner(owner_id), deleted=True)
+        gone = delete(Document).where(deleted, condition).returning(Document.id)
         return len(list(await self._session.scalars(gone, execution_options=_UNSYNCHRONIZED)))
 
     async def statistics(self, *, owner_id: str) -> DocumentStatistics:

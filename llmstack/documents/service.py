@@ -8,6 +8,8 @@ import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+
 from ..db.database import Service
 from ..embeddings import EmbeddingService, Space
 from ..errors import EmbeddingError, ValidationError
@@ -15,11 +17,10 @@ from ..search import SearchOptions, StatisticsRefresh, Weighted
 from ..search.fusion import Fusion
 from ..settings import Settings
 from .chunking import ChunkingConfig
-from .errors import TextNotKept
+from .errors import DocumentChanged
 from .freshness import StatisticsKeeper
 from .ingestion import Ingestion
 from .models import Chunk, Document
-from .preparation import check_id, MAX_ORIGIN_BYTES
 from .queries import DocumentFilter, OrderBy
 from .records import (
     AddProgress,
@@ -66,8 +67,8 @@ class DocumentService:
     ) -> AddResult:
         """Store a document, or its new version under a known (owner_id, id_at_origin).
 
-        Readers see the old or the new version. Chunks that did not change keep their row and vector. A failing
-        embedder leaves the vectors pending and costs nothing else. `language` may be "auto".
+        Readers see the old or the new version. Chunks that did not change keep their row and vector. A
+        failing embedder leaves the vectors pending and costs nothing else. `language` may be "auto".
         """
         given = DocumentInput(
             owner_id=owner_id,
@@ -89,7 +90,7 @@ class DocumentService:
         *,
         progress: Callable[[AddProgress], None] | None = None,
     ) -> AsyncIterator[AddResult]:
-        """Store many documents in bounded memory; results in the order of the inputs, `error` set on refused ones.
+        """Store many documents in bounded memory; results in the order of the inputs, each with its `error`.
 
         Each batch is one transaction. Stop iterating and what was yielded is stored.
         """
@@ -103,16 +104,31 @@ class DocumentService:
         chunking: Chunking = "hierarchical",
         chunking_config: ChunkingConfig | None = None,
     ) -> AddResult:
-        """Cut the kept text anew; TextNotKept where it was not stored."""
+        """Cut the kept text anew; TextNotKept where it was not stored. A change meanwhile is not undone."""
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(DocumentChanged),
+            stop=stop_after_attempt(self._settings.transaction_attempts),
+            reraise=True,
+        ):
+            with attempt:
+                return await self._rechunk(owner_id, document_id, chunking, chunking_config)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _rechunk(
+        self,
+        owner_id: str,
+        document_id: uuid.UUID | str,
+        chunking: Chunking,
+        chunking_config: ChunkingConfig | None,
+    ) -> AddResult:
         async with self._service.session() as session:
-            document = await DocumentRepository(session).get(owner_id=owner_id, document_id=document_id)
-            await session.refresh(document, ["content"])
-        if document.content is None:
-            raise TextNotKept(document.id)
+            documents = DocumentRepository(session, settings=self._settings)
+            text = await documents.text(owner_id=owner_id, document_id=document_id)
+            document = await documents.get(owner_id=owner_id, document_id=document_id)
         given = DocumentInput(
             owner_id=owner_id,
             id_at_origin=document.id_at_origin,
-            content=document.content,
+            content=text,
             document_name=document.name,
             document_type=document.document_type,
             document_date=document.document_date,
@@ -121,7 +137,7 @@ class DocumentService:
             chunking=chunking,
             chunking_config=chunking_config,
         )
-        return await self._ingestion.add(given, rechunked=True)
+        return await self._ingestion.add(given, base=document)
 
     async def search(
         self,
@@ -199,8 +215,13 @@ class DocumentService:
 
     async def find(self, *, owner_id: str, id_at_origin: str) -> Document | None:
         """The document of this identity, if there is one."""
-        origin = check_id("id_at_origin", id_at_origin, limit=MAX_ORIGIN_BYTES)
-        return await self._read(lambda documents: documents.find(owner_id=owner_id, id_at_origin=origin))
+        return await self._read(
+            lambda documents: documents.find(owner_id=owner_id, id_at_origin=id_at_origin)
+        )
+
+    async def text(self, *, owner_id: str, document_id: uuid.UUID | str) -> str:
+        """The text that the offsets of the chunks point into; TextNotKept where it was not stored."""
+        return await self._read(lambda documents: documents.text(owner_id=owner_id, document_id=document_id))
 
     async def list(
         self,
@@ -245,7 +266,12 @@ class DocumentService:
         )
 
     async def update_metadata(
-        self, *, owner_id: str, document_id: uuid.UUID | str, metadata: Mapping[str, Any], replace: bool = False
+        self,
+        *,
+        owner_id: str,
+        document_id: uuid.UUID | str,
+        metadata: Mapping[str, Any],
+        replace: bool = False,
     ) -> Document:
         """Merge keys into the metadata, or replace it; nothing is embedded anew."""
         return await self._write(
@@ -256,7 +282,9 @@ class DocumentService:
 
     async def delete(self, *, owner_id: str, document_id: uuid.UUID | str) -> int:
         """Hide a document until it is restored or purged; 0 when there is none."""
-        return await self._write(lambda documents: documents.delete(owner_id=owner_id, document_id=document_id))
+        return await self._write(
+            lambda documents: documents.delete(owner_id=owner_id, document_id=document_id)
+        )
 
     async def delete_many(
         self,
@@ -273,7 +301,9 @@ class DocumentService:
 
     async def restore(self, *, owner_id: str, document_id: uuid.UUID | str) -> int:
         """Bring a deleted document back with its chunks and vectors; 0 when there is none."""
-        return await self._write(lambda documents: documents.restore(owner_id=owner_id, document_id=document_id))
+        return await self._write(
+            lambda documents: documents.restore(owner_id=owner_id, document_id=document_id)
+        )
 
     async def purge(self, *, owner_id: str, older_than: dt.timedelta = dt.timedelta(0)) -> int:
         """Delete for good what was deleted at least this long ago."""

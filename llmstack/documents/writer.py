@@ -1,7 +1,7 @@
-"""Write prepared documents: in one transaction a document's chunks are the old ones or the new ones, never both.
+"""Write prepared documents: to readers a document's chunks are the old ones or the new ones, never both.
 
-A chunk whose hash is unchanged keeps its row and its vectors. The rows of `documents` are locked in the order of
-their identity, so that concurrent writers of one identity follow one another.
+A chunk whose hash is unchanged keeps its row and its vectors. The rows of `documents` are locked in the order
+of their identity, so that concurrent writers of one identity follow one another.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, func, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
@@ -20,32 +20,35 @@ from uuid_utils.compat import uuid7
 from ..db.copy import copy_rows
 from ..db.models import CorpusStatistics
 from ..embeddings import Space
-from ..search.columns import AVERAGE_LENGTH, B, CONTEXT_WEIGHT, K1
+from ..search.columns import AVERAGE_LENGTH, CONTEXT_WEIGHT, K1, B
+from .errors import DocumentChanged
 from .models import Chunk, ChunkEmbedding, Document, EmbeddingJob
-from .queries import CORPUS
+from .queries import CORPUS, any_of
 from .records import PreparedDocument
 
 Vectors = Mapping[bytes, Sequence[float]]
 """Vectors by the hash of their chunk."""
 
+_UNSYNCHRONIZED = {"synchronize_session": False}
+
 _CHUNK_COLUMNS = {
     "id": "uuid", "owner_id": "text", "document_id": "uuid", "parent_id": "uuid", "position": "integer",
-    "level": "integer", "content": "text", "context": "text", "token_count": "integer", "start_offset": "integer",
-    "end_offset": "integer", "content_hash": "bytea", "language": "text", "bm25_k1": "real", "bm25_b": "real",
-    "bm25_average_length": "real", "bm25_context_weight": "real",
+    "level": "integer", "content": "text", "context": "text", "token_count": "integer",
+    "start_offset": "integer", "end_offset": "integer", "content_hash": "bytea", "language": "text",
+    "bm25_k1": "real", "bm25_b": "real", "bm25_average_length": "real", "bm25_context_weight": "real",
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What one document's write did; `owed` counts leaves whose vector is still pending."""
+    """What one document's write did; `owed` are the hashes of leaves whose vector is still pending."""
 
     document: Document
     created: int
     kept: int
     deleted: int
     embedded: int
-    owed: int
+    owed: Sequence[bytes]
 
 
 @dataclass(slots=True)
@@ -68,6 +71,22 @@ class _Plan:
         return piece.start, piece.end, self.prepared.language, self.parent(index)
 
 
+@dataclass(slots=True)
+class _Vectors:
+    """What becomes of the leaves without a vector: rows of new chunks, rows of kept ones, and jobs."""
+
+    fresh: list[tuple[Any, ...]] = field(default_factory=list)
+    late: list[dict[str, Any]] = field(default_factory=list)
+    jobs: list[dict[str, Any]] = field(default_factory=list)
+
+
+async def require_unchanged(session: AsyncSession, document: Document) -> None:
+    """Lock the document's row; DocumentChanged when it is not as it was read."""
+    statement = select(Document.updated_at).where(Document.id == document.id, Document.deleted_at.is_(None))
+    if await session.scalar(statement.with_for_update()) != document.updated_at:
+        raise DocumentChanged(document.id)
+
+
 async def write_documents(
     session: AsyncSession,
     documents: Sequence[PreparedDocument],
@@ -76,7 +95,7 @@ async def write_documents(
     space: Space | None,
     keep_text: bool,
 ) -> list[Written]:
-    """Store documents of distinct identities inside the caller's transaction; results come in the given order."""
+    """Store documents of distinct identities inside the caller's transaction; results in the given order."""
     ordered = sorted(documents, key=lambda document: document.identity)
     rows = await _put_documents(session, ordered, keep_text=keep_text)
     stored = await _stored_chunks(session, [row.id for row in rows.values()])
@@ -88,16 +107,17 @@ async def write_documents(
     await _copy_new(session, plans)
     await _move_kept(session, plans)
     await _delete_gone(session, plans)
-    counts: Mapping[uuid.UUID, tuple[int, int]] = {}
+    counts: Mapping[uuid.UUID, tuple[int, list[bytes]]] = {}
     if space is not None:
         counts = await _store_vectors(session, plans, vectors=vectors, space=space)
     results = {
-        plan.prepared.identity: Written(
-            plan.document, len(plan.new), len(plan.kept), len(plan.gone), *counts.get(plan.document.id, (0, 0))
-        )
-        for plan in plans
+        plan.prepared.identity: _written(plan, *counts.get(plan.document.id, (0, []))) for plan in plans
     }
     return [results[document.identity] for document in documents]
+
+
+def _written(plan: _Plan, embedded: int, owed: list[bytes]) -> Written:
+    return Written(plan.document, len(plan.new), len(plan.kept), len(plan.gone), embedded, owed)
 
 
 async def _put_documents(
@@ -137,11 +157,13 @@ async def _put_documents(
     return {(row.owner_id, row.id_at_origin): row for row in found}
 
 
-async def _stored_chunks(session: AsyncSession, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, dict[bytes, Row[Any]]]:
-    statement = select(
+async def _stored_chunks(
+    session: AsyncSession, ids: Sequence[uuid.UUID]
+) -> dict[uuid.UUID, dict[bytes, Row[Any]]]:
+    statement: Any = select(
         Chunk.document_id, Chunk.content_hash, Chunk.id, Chunk.position, Chunk.start_offset, Chunk.end_offset,
         Chunk.language, Chunk.parent_id, Chunk.deleted_at,
-    ).where(Chunk.document_id.in_(ids))  # fmt: skip
+    ).where(any_of(Chunk.document_id, ids))  # fmt: skip
     stored: dict[uuid.UUID, dict[bytes, Row[Any]]] = defaultdict(dict)
     for row in await session.execute(statement):
         stored[row.document_id][row.content_hash] = row
@@ -178,9 +200,9 @@ async def _copy_new(session: AsyncSession, plans: Sequence[_Plan]) -> None:
     bm25 = await _bm25_parameters(session)
     rows = (
         (
-            plan.ids[index], plan.prepared.owner_id, plan.document.id, plan.parent(index), index, chunk.piece.level,
-            chunk.piece.content, chunk.context, chunk.piece.token_count, chunk.piece.start, chunk.piece.end,
-            chunk.content_hash, plan.prepared.language, *bm25,
+            plan.ids[index], plan.prepared.owner_id, plan.document.id, plan.parent(index), index,
+            chunk.piece.level, chunk.piece.content, chunk.context, chunk.piece.token_count, chunk.piece.start,
+            chunk.piece.end, chunk.content_hash, plan.prepared.language, *bm25,
         )
         for plan in plans
         for index, chunk in ((index, plan.prepared.chunks[index]) for index in plan.new)
@@ -216,62 +238,76 @@ async def _move_kept(session: AsyncSession, plans: Sequence[_Plan]) -> None:
     await (await session.connection()).execute(statement, places)
     returned = [row.id for plan in plans for row in plan.kept.values() if row.deleted_at is not None]
     if returned:
-        shown = update(ChunkEmbedding).where(ChunkEmbedding.chunk_id.in_(returned)).values(searchable=True)
-        await session.execute(shown, execution_options={"synchronize_session": False})
+        shown = update(ChunkEmbedding).where(_vectors_of(plans, returned)).values(searchable=True)
+        await session.execute(shown, execution_options=_UNSYNCHRONIZED)
 
 
 async def _delete_gone(session: AsyncSession, plans: Sequence[_Plan]) -> None:
     gone = [chunk_id for plan in plans for chunk_id in plan.gone]
     if gone:
-        await session.execute(
-            delete(Chunk).where(Chunk.id.in_(gone)), execution_options={"synchronize_session": False}
-        )
+        await session.execute(delete(Chunk).where(any_of(Chunk.id, gone)), execution_options=_UNSYNCHRONIZED)
+
+
+def _vectors_of(plans: Sequence[_Plan], ids: Sequence[uuid.UUID]) -> ColumnElement[bool]:
+    # The owners spare the other partitions.
+    owners = list({plan.prepared.owner_id for plan in plans})
+    return and_(any_of(ChunkEmbedding.owner_id, owners), any_of(ChunkEmbedding.chunk_id, ids))
 
 
 async def _store_vectors(
     session: AsyncSession, plans: Sequence[_Plan], *, vectors: Vectors, space: Space
-) -> dict[uuid.UUID, tuple[int, int]]:
-    """Store the vectors at hand and note a job for each that is owed; (stored, owed) by document."""
-    present = await _embedded(session, [row.id for plan in plans for row in plan.kept.values()], space)
-    fresh: list[tuple[Any, ...]] = []
-    late: list[dict[str, Any]] = []
-    owed: list[dict[str, Any]] = []
-    counts = {}
+) -> dict[uuid.UUID, tuple[int, list[bytes]]]:
+    """Store the vectors at hand and note a job for each that is owed; (stored, hashes owed) by document."""
+    present = await _embedded(session, plans, space)
     column = "embedding" if space.storage == "halfvec" else "embedding_full"
-    for plan in plans:
-        before = len(fresh) + len(late), len(owed)
-        for index, (chunk_id, chunk) in enumerate(zip(plan.ids, plan.prepared.chunks, strict=True)):
-            if not chunk.is_leaf or chunk_id in present:
-                continue
-            key = {"owner_id": plan.prepared.owner_id, "chunk_id": chunk_id, "space_id": space.id}
-            if (vector := vectors.get(chunk.content_hash)) is None:
-                owed.append(key)
-            elif index in plan.kept:
-                late.append({**key, column: vector})
-            else:
-                fresh.append((*key.values(), vector))
-        counts[plan.document.id] = len(fresh) + len(late) - before[0], len(owed) - before[1]
-    if fresh:
+    rows = _Vectors()
+    counts = {plan.document.id: _sort(plan, present, vectors, space, column, into=rows) for plan in plans}
+    if rows.fresh:
         columns = {"owner_id": "text", "chunk_id": "uuid", "space_id": "smallint", column: space.storage}
-        await copy_rows(session, ChunkEmbedding.__tablename__, columns, fresh)
-    if late:
+        await copy_rows(session, ChunkEmbedding.__tablename__, columns, rows.fresh)
+    if rows.late:
         # A worker may be storing the same vector at this moment.
-        await session.execute(insert(ChunkEmbedding).on_conflict_do_nothing(), late)
-        await _settle_jobs(session, [row["chunk_id"] for row in late], space)
-    if owed:
-        await session.execute(insert(EmbeddingJob).on_conflict_do_nothing(), owed)
+        await session.execute(insert(ChunkEmbedding).on_conflict_do_nothing(), rows.late)
+        await _settle_jobs(session, rows.late, space)
+    if rows.jobs:
+        await session.execute(insert(EmbeddingJob).on_conflict_do_nothing(), rows.jobs)
     return counts
 
 
-async def _embedded(session: AsyncSession, ids: Sequence[uuid.UUID], space: Space) -> set[uuid.UUID]:
+def _sort(
+    plan: _Plan, present: set[uuid.UUID], vectors: Vectors, space: Space, column: str, *, into: _Vectors
+) -> tuple[int, list[bytes]]:
+    stored, owed = 0, []
+    for index, (chunk_id, chunk) in enumerate(zip(plan.ids, plan.prepared.chunks, strict=True)):
+        if not chunk.is_leaf or chunk_id in present:
+            continue
+        key = {"owner_id": plan.prepared.owner_id, "chunk_id": chunk_id, "space_id": space.id}
+        if (vector := vectors.get(chunk.content_hash)) is None:
+            into.jobs.append(key)
+            owed.append(chunk.content_hash)
+            continue
+        stored += 1
+        if index in plan.kept:
+            into.late.append({**key, column: vector})
+        else:
+            into.fresh.append((*key.values(), vector))
+    return stored, owed
+
+
+async def _embedded(session: AsyncSession, plans: Sequence[_Plan], space: Space) -> set[uuid.UUID]:
+    ids = [row.id for plan in plans for row in plan.kept.values()]
     if not ids:
         return set()
-    statement = select(ChunkEmbedding.chunk_id).where(
-        ChunkEmbedding.chunk_id.in_(ids), ChunkEmbedding.space_id == space.id
-    )
+    condition = _vectors_of(plans, ids)
+    statement = select(ChunkEmbedding.chunk_id).where(condition, ChunkEmbedding.space_id == space.id)
     return set(await session.scalars(statement))
 
 
-async def _settle_jobs(session: AsyncSession, ids: Sequence[uuid.UUID], space: Space) -> None:
-    settled = delete(EmbeddingJob).where(EmbeddingJob.chunk_id.in_(ids), EmbeddingJob.space_id == space.id)
-    await session.execute(settled, execution_options={"synchronize_session": False})
+async def _settle_jobs(session: AsyncSession, stored: Sequence[Mapping[str, Any]], space: Space) -> None:
+    owners = list({row["owner_id"] for row in stored})
+    settled = delete(EmbeddingJob).where(
+        any_of(EmbeddingJob.owner_id, owners),
+        any_of(EmbeddingJob.chunk_id, [row["chunk_id"] for row in stored]),
+        EmbeddingJob.space_id == space.id,
+    )
+    await session.execute(settled, execution_options=_UNSYNCHRONIZED)

@@ -65,7 +65,8 @@ class LiteLLMEmbedder:
     """A provider's model through litellm, such as `openai/text-embedding-3-small`.
 
     Dimensions that litellm does not list are 0 until the first call. Rate limits and broken connections
-    are met with `attempts` calls, at growing pauses and of at most two requests each. Further `options` go to every call.
+    are met with `attempts` calls, at growing pauses and of at most two requests each. Further `options`
+    go to every call.
     """
 
     def __init__(

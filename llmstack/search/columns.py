@@ -49,8 +49,12 @@ class SearchableMixin:
     content: Mapped[str]
     bm25_k1: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(K1)))
     bm25_b: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(B)))
-    bm25_average_length: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(AVERAGE_LENGTH)))
-    bm25_context_weight: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(CONTEXT_WEIGHT)))
+    bm25_average_length: Mapped[float] = mapped_column(
+        REAL, server_default=literal_column(str(AVERAGE_LENGTH))
+    )
+    bm25_context_weight: Mapped[float] = mapped_column(
+        REAL, server_default=literal_column(str(CONTEXT_WEIGHT))
+    )
 
     @declared_attr
     def search_vector(cls) -> Mapped[str | None]:
@@ -68,6 +72,6 @@ class SearchableMixin:
 
 
 def search_index(table: str) -> Index:
-    """The GIN index of the text leg; without a pending list, so that a search right after a load is as fast."""
+    """The GIN index of the text leg; no pending list, so that a search right after a load is as fast."""
     return Index(f"ix_{table}_search_vector", "search_vector", postgresql_using="gin",
                  postgresql_with={"fastupdate": "off"})  # fmt: skip

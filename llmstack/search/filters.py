@@ -1,22 +1,40 @@
 """Metadata filters: containment, and comparison operators as SQL expressions.
 
-`{"team": "hr"}` is containment. `{"year": {"$gte": 2020}, "draft": {"$exists": False}}` compares. Nested keys nest.
-A value is compared only with values of its own JSON type; strings by code point.
+`{"team": "hr"}` is containment. `{"year": {"$gte": 2020}, "draft": {"$exists": False}}` compares. Nested keys
+nest; of an array, a key of digits is a place. A value is compared only with values of its own JSON type;
+strings by code point. `$ne`, `$nin` and `$not` also hold where the key is absent.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, and_, cast, collate, false, func, literal, not_, or_, true
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Text,
+    and_,
+    cast,
+    collate,
+    false,
+    func,
+    literal,
+    not_,
+    or_,
+    true,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from ..errors import ValidationError
 
 MAX_DEPTH = 20
+MAX_BRANCHES = 1000
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+"""What PostgreSQL cannot hold in a text."""
+_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 _COMPARISONS: dict[str, Callable[[Any, Any], ColumnElement[bool]]] = {
     "$gt": lambda left, right: left > right,
@@ -28,7 +46,7 @@ OPERATORS = ("$eq", "$ne", *_COMPARISONS, "$in", "$nin", "$exists", "$and", "$or
 
 
 def metadata_filter(column: Any, condition: Mapping[str, Any]) -> ColumnElement[bool]:
-    """The condition as an expression that is true or false, never null. Raises ValidationError on bad input."""
+    """The condition as an expression that is true or false, never null; ValidationError on bad input."""
     return _conjunction(column, condition, (), 0)
 
 
@@ -41,6 +59,8 @@ def _conjunction(column: Any, condition: Any, path: tuple[str, ...], depth: int)
         raise _fail(f"a filter is an object, not {type(condition).__name__}")
     if depth > MAX_DEPTH:
         raise _fail(f"the filter is nested deeper than {MAX_DEPTH} levels")
+    if depth and not condition:
+        raise _fail("a filter inside of a filter is empty")
     return and_(true(), *(_term(column, key, value, path, depth) for key, value in condition.items()))
 
 
@@ -48,8 +68,8 @@ def _term(column: Any, key: Any, value: Any, path: tuple[str, ...], depth: int) 
     if not isinstance(key, str):
         raise _fail(f"keys are strings, not {type(key).__name__}")
     if key in ("$and", "$or"):
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            raise _fail(f"{key} takes a list of filters")
+        if not _is_list(value) or not 1 <= len(value) <= MAX_BRANCHES:
+            raise _fail(f"{key} takes a list of 1 to {MAX_BRANCHES} filters")
         parts = [_conjunction(column, part, path, depth + 1) for part in value]
         return and_(true(), *parts) if key == "$and" else or_(false(), *parts)
     if key == "$not":
@@ -59,14 +79,20 @@ def _term(column: Any, key: Any, value: Any, path: tuple[str, ...], depth: int) 
     below = (*path, storable_text(key))
     if isinstance(value, Mapping) and _has_operator(value, depth):
         return _conjunction(column, value, below, depth + 1)
-    return func.coalesce(column.contains(_nested(below, _json(value)), type_=JSONB), false())
+    part = cast(literal(_nested(below, _json(value)), JSONB), JSONB)
+    return func.coalesce(column.op("@>", return_type=Boolean())(part), false())
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes)
 
 
 def _has_operator(value: Any, depth: int) -> bool:
     if depth > MAX_DEPTH:
         raise _fail(f"the filter is nested deeper than {MAX_DEPTH} levels")
     return isinstance(value, Mapping) and any(
-        (isinstance(key, str) and key.startswith("$")) or _has_operator(inner, depth + 1) for key, inner in value.items()
+        (isinstance(key, str) and key.startswith("$")) or _has_operator(inner, depth + 1)
+        for key, inner in value.items()
     )
 
 
@@ -79,11 +105,15 @@ def _compare(column: Any, operator: str, value: Any, path: tuple[str, ...]) -> C
     if operator == "$exists":
         if not isinstance(value, bool):
             raise _fail("$exists takes true or false")
-        return found.is_not(None) if value else found.is_(None)
+        exists: ColumnElement[bool] = found.is_not(None) if value else found.is_(None)
+        return exists
     if operator in ("$in", "$nin"):
-        if not isinstance(value, Sequence | set | frozenset) or isinstance(value, str):
+        if not _is_list(value):
             raise _fail(f"{operator} takes a list")
-        within = or_(false(), *(_equal(found, item) for item in value))
+        listed = cast(
+            literal([_json(item) for item in value], ARRAY(JSONB(none_as_null=False))), ARRAY(JSONB)
+        )
+        within = func.coalesce(found == func.any(listed), false())
         return within if operator == "$in" else not_(within)
     if operator in ("$eq", "$ne"):
         return _equal(found, value) if operator == "$eq" else not_(_equal(found, value))
@@ -114,20 +144,22 @@ def _nested(path: tuple[str, ...], value: Any) -> Any:
 
 def storable_text(text: str) -> str:
     """The text, if PostgreSQL can hold it; NUL and lone surrogates raise."""
-    if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
+    if UNSTORABLE.search(text):
         raise _fail("it contains a NUL character or a lone surrogate, which PostgreSQL cannot store")
     return text
 
 
-def _json(value: Any) -> Any:
+def storable_json(value: Any) -> str:
+    """The JSON of a value that PostgreSQL can hold; ValidationError for anything else."""
     try:
-        storable_text(json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\\u0000", "\x00"))
-    except (TypeError, RecursionError) as error:
+        encoded = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
         raise _fail(f"it is not JSON: {error}") from None
-    except ValueError as error:
-        if isinstance(error, ValidationError):
-            raise
-        raise _fail("it is not JSON: NaN and infinity have no form in it") from None
-    if isinstance(value, float) and not math.isfinite(value):
-        raise _fail("it is not JSON: NaN and infinity have no form in it")
+    if _ESCAPED_NUL.search(encoded):
+        raise _fail("it contains a NUL character, which PostgreSQL cannot store")
+    return storable_text(encoded)
+
+
+def _json(value: Any) -> Any:
+    storable_json(value)
     return value

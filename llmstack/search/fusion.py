@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import CTE, ColumnElement, Float, Subquery, cast, func, literal_column, select
+from sqlalchemy import CTE, ColumnElement, Float, Subquery, case, cast, func, literal_column, select
 
 from ..errors import ValidationError
+
+_ZERO: ColumnElement[float] = literal_column("0.0::float8", Float())
+_ONE: ColumnElement[float] = literal_column("1.0::float8", Float())
 
 
 @dataclass(frozen=True, slots=True)
 class Weighted:
     """`alpha` times the vector leg's normalised score plus `1 - alpha` times the text leg's.
 
-    `zscore`: (s - mean) / deviation over the leg's candidates; a row absent from a leg gets that leg's lowest.
-    `minmax`: (s - min) / (max - min); absent is 0.
+    `zscore`: (s - mean) / deviation over the leg's candidates; a row absent from a leg gets that leg's
+    lowest. Where all scores of a leg are equal they count 0, and absent is -1.
+    `minmax`: (s - min) / (max - min), 1 where all are equal; absent is 0.
     """
 
     alpha: float = 0.5
@@ -34,18 +39,21 @@ class Weighted:
 
     def part(self, score: ColumnElement[float], rank: ColumnElement[int]) -> ColumnElement[float]:
         """A row's normalised score within its leg."""
+        low, high = func.min(score).over(), func.max(score).over()
         if self.normalize == "minmax":
-            low, high = func.min(score).over(), func.max(score).over()
-            return func.coalesce((score - low) / func.nullif(high - low, 0), 1.0)
-        return func.coalesce(
-            (score - func.avg(score).over()) / func.nullif(func.stddev_pop(score).over(), 0), 0.0
+            return case((high > low, (score - low) / (high - low)), else_=_ONE)
+        # Rounding gives equal scores a deviation that is not quite zero.
+        return case(
+            (high > low, (score - func.avg(score).over()) / func.stddev_pop(score).over()), else_=_ZERO
         )
 
     def absent(self, leg: CTE) -> ColumnElement[float]:
         """What a row counts in a leg that did not return it."""
         if self.normalize == "minmax":
-            return literal_column("0.0", Float())
-        return func.coalesce(select(func.min(leg.c.part)).scalar_subquery(), 0.0)
+            return _ZERO
+        lowest = func.min(leg.c.part)
+        # Among equals no row is lower than found; one found alone must still beat those not found.
+        return select(func.coalesce(case((lowest == _ZERO, -_ONE), else_=lowest), _ZERO)).scalar_subquery()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +67,9 @@ class RRF:
     weights: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
-        if self.k <= 0:
+        if not 0 < self.k < math.inf:
             raise ValidationError("k", "it must be above 0")
-        if min(self.weights) < 0 or max(self.weights) <= 0:
+        if not all(0 <= weight < math.inf for weight in self.weights) or max(self.weights) == 0:
             raise ValidationError("weights", "none may be negative, one must be above 0")
 
     @property
@@ -71,11 +79,11 @@ class RRF:
 
     def part(self, score: ColumnElement[float], rank: ColumnElement[int]) -> ColumnElement[float]:
         """A row's reciprocal rank within its leg."""
-        return 1.0 / cast(self.k + rank, Float)
+        return _ONE / (cast(self.k, Float) + cast(rank, Float))
 
     def absent(self, leg: CTE) -> ColumnElement[float]:
         """What a row counts in a leg that did not return it."""
-        return literal_column("0.0", Float())
+        return _ZERO
 
 
 Fusion = Weighted | RRF
@@ -99,7 +107,7 @@ def fuse(text: CTE, vector: CTE, *, fusion: Fusion) -> Subquery:
             cast(share, Float) * func.coalesce(leg.c.part, fusion.absent(leg))
             for share, leg in zip(fusion.shares, parts, strict=True)
         ),
-        start=literal_column("0.0", Float()),
+        start=_ZERO,
     )
     return (
         select(

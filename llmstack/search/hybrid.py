@@ -6,16 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, Float, Select, Text, bindparam, cast, func, join, literal, null, select, union_all
+from sqlalchemy import (
+    CTE,
+    BindParameter,
+    ColumnElement,
+    Float,
+    Select,
+    Text,
+    bindparam,
+    cast,
+    func,
+    join,
+    literal,
+    null,
+    select,
+    union_all,
+)
 from sqlalchemy.types import BigInteger
 
 from ..errors import ValidationError
 from .columns import SearchableMixin
 from .fusion import Fusion, Weighted, fuse, numbered
 from .lexical import ParsedQuery, lexical_query, parse_query, required_clause
-from .vectors import VectorSource, vector_arm
+from .vectors import VectorSource, check_vector, vector_arm
 
 MAX_LIMIT = 1000
+MAX_OPTION = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +47,18 @@ class SearchOptions:
     ef_search: int = 200
     operators: bool = True
 
+    def __post_init__(self) -> None:
+        for name, least in (("candidates", 1), ("budget", 0), ("exact_rows", 0), ("ef_search", 1)):
+            if not least <= getattr(self, name) <= MAX_OPTION:
+                raise ValidationError(name, f"it must be from {least} to {MAX_OPTION}")
+
 
 def languages_cte(languages: Sequence[str] | Select[Any]) -> CTE:
     """The text search configurations under which the query is read."""
     if not isinstance(languages, Select):
-        rows = [select(cast(literal(language), Text).label("language")) for language in languages or ("simple",)]
+        rows = [
+            select(cast(literal(language), Text).label("language")) for language in languages or ("simple",)
+        ]
         languages = select(union_all(*rows).subquery()) if len(rows) > 1 else rows[0]
     return languages.cte("languages").prefix_with("MATERIALIZED")
 
@@ -57,20 +80,19 @@ def hybrid(
     """Select (id, score, text_score, text_rank, vector_score, vector_rank, vector_path), best first.
 
     Give `query` for the text leg, `vector` with its `source` for the vector leg, or both; `score` is then the
-    fused one, else the leg's own. `where` holds conditions on `model`. `model` needs an `id`. Rows of other owners are
-    never touched. Execute it in a transaction or in AUTOCOMMIT: index settings are local to it.
+    fused one, else the leg's own. `where` holds conditions on `model`. `model` needs an `id`. Rows of other
+    owners are never touched. Execute it in a transaction or in AUTOCOMMIT: index settings are local to it.
     """
     if not 1 <= limit <= MAX_LIMIT:
         raise ValidationError("limit", f"it must be from 1 to {MAX_LIMIT}, not {limit}")
-    if (vector is None) != (source is None):
-        raise ValidationError("vector", "give a vector together with its source")
     if query is None and vector is None:
         raise ValidationError("query", "give a query, a vector, or both")
     options = options or SearchOptions()
-    spoken = languages_cte(languages)
+    target = _target(source, vector)
     legs = _Legs(
         model=model,
-        owner_id=owner_id,
+        # Unique, so that a host's own parameters, or another search beside it, cannot take its place.
+        owner=bindparam("owner_id", owner_id, Text, unique=True),
         where=tuple(where),
         limit=limit,
         candidates=max(options.candidates, limit),
@@ -78,14 +100,22 @@ def hybrid(
         languages=languages_cte(languages),
         parsed=parse_query(query or "", operators=options.operators),
     )
-    text = legs.text(corpus=corpus, alone=vector is None) if query is not None else None
-    if vector is None or source is None:
-        assert text is not None
-        return _single(text, limit=limit, text=True)
-    nearest, path = legs.vector(source, vector)
-    if text is None:
+    if target is None:
+        return _single(legs.text(corpus=corpus), limit=limit, text=True)
+    nearest, path = legs.vector(*target)
+    if query is None:
         return _single(nearest, limit=limit, text=False, path=path)
-    return _fused(text, nearest, path, fusion=fusion or Weighted(), limit=limit)
+    return _fused(legs.text(corpus=corpus), nearest, path, fusion=fusion or Weighted(), limit=limit)
+
+
+def _target(
+    source: VectorSource | None, vector: Sequence[float] | None
+) -> tuple[VectorSource, Sequence[float]] | None:
+    if source is not None and vector is not None:
+        return source, check_vector(source, vector)
+    if source is None and vector is None:
+        return None
+    raise ValidationError("vector", "give a vector together with its source")
 
 
 class _Legs:
@@ -95,7 +125,7 @@ class _Legs:
         self,
         *,
         model: type[SearchableMixin],
-        owner_id: str,
+        owner: BindParameter[str],
         where: tuple[ColumnElement[bool], ...],
         limit: int,
         candidates: int,
@@ -104,7 +134,7 @@ class _Legs:
         parsed: ParsedQuery,
     ) -> None:
         self._model: Any = model
-        self._owner_id = owner_id
+        self._owner = owner
         self._limit = limit
         self._candidates = candidates
         self._options = options
@@ -113,23 +143,23 @@ class _Legs:
         required = required_clause(parsed, languages=languages)
         self._where = where if required is None else (*where, _meets(self._model.search_vector, required))
 
-    def text(self, *, corpus: str, alone: bool) -> CTE:
+    def text(self, *, corpus: str) -> CTE:
         lexical = lexical_query(
             self._parsed,
             corpus=corpus,
-            owner_id=self._owner_id,
+            owner=self._owner,
             languages=self._languages,
             budget=self._options.budget,
             floor=self._candidates,
         )
         matches = self._model.search_vector.op("@@")
         first = self._scored(lexical.weights, (matches(lexical.candidates),), "budgeted")
-        if not self._where and not alone:
-            return first
-        # The budget was counted before the filters: a short page is filled from all of the query's terms.
+        # The budget is an estimate, made before the filters: a short page is filled from all terms.
         short = select(func.count()).select_from(first).scalar_subquery() < self._limit
         wide = self._scored(lexical.weights, (short, matches(lexical.everything)), "unbudgeted")
-        filled = union_all(select(first.c.id, first.c.score).where(~short), select(wide.c.id, wide.c.score)).subquery()
+        filled = union_all(
+            select(first.c.id, first.c.score).where(~short), select(wide.c.id, wide.c.score)
+        ).subquery()
         return select(filled.c.id, filled.c.score).cte("text").prefix_with("MATERIALIZED")
 
     def _scored(self, weights: Any, conditions: Sequence[Any], name: str) -> CTE:
@@ -137,7 +167,8 @@ class _Legs:
         distance = model.lexical.op("<#>", return_type=Float())(weights)
         best = (
             select(model.id.label("id"), distance.label("distance"))
-            .where(model.owner_id == bindparam("owner_id", self._owner_id), *conditions, *self._where)
+            # Not `=`: GIN knows the owner; a bitmap of all of the owner's rows would only be added to it.
+            .where(model.owner_id.is_not_distinct_from(self._owner), *conditions, *self._where)
             .order_by(distance, model.id)
             .limit(self._candidates)
             .subquery()
@@ -146,17 +177,20 @@ class _Legs:
 
     def vector(self, source: VectorSource, vector: Sequence[float]) -> tuple[CTE, ColumnElement[str]]:
         model = self._model
-        beside: Any = source.id
-        joined: Any = None
-        if self._where and beside.table is not model.__table__:
+        where, joined = self._where, None
+        if source.id.table is model.__table__:
+            if model.__searchable__ is not None:
+                where = (*where, model.search_vector.is_not(None))
+        elif where:
             # Both parts of the key, so that one index serves the join.
-            joined = join(beside.table, model, (model.id == source.id) & (model.owner_id == source.owner_id))
+            same = (model.id == source.id) & (model.owner_id == source.owner_id)
+            joined = join(source.id.table, model, same)
         return vector_arm(
             source,
             vector,
-            owner_id=self._owner_id,
+            owner=self._owner,
             joined=joined,
-            where=self._where,
+            where=where,
             candidates=self._candidates,
             exact_rows=self._options.exact_rows,
             ef_search=self._options.ef_search,

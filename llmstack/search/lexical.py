@@ -16,7 +16,6 @@ from sqlalchemy import (
     ColumnElement,
     Float,
     Integer,
-    Select,
     Text,
     and_,
     bindparam,
@@ -36,14 +35,17 @@ from ..db.schemas import schema_function
 from ..errors import ValidationError
 from .columns import LEXICAL_DIMENSIONS
 
-MAX_QUERY_CHARACTERS = 200_000
+# PostgreSQL's own limit for a tsvector or a tsquery is 1 MB, and text can triple on the way there.
+MAX_QUERY_BYTES = 200_000
 MAX_CLAUSES = 32
+MAX_CLAUSE_BYTES = 8_000
 MAX_CANDIDATE_TERMS = 256
 MAX_WEIGHTED_TERMS = 16_000
 
 # A phrase in double quotes, or a word or phrase behind a minus that begins a word.
 _CLAUSE = re.compile(r'(?<!\S)-"([^"]*)"|(?<!\S)-([^\s"]+)|"([^"]*)"')
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_LONG = re.compile(r"\S{500,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,14 @@ def parse_query(query: str, *, operators: bool = True) -> ParsedQuery:
     """Read `"required phrase"` and `-forbidden`; everything else ranks. Any other punctuation is only text.
 
     Without `operators` quotation marks and hyphens are punctuation too, as in a question written as prose.
+    Clauses beyond `MAX_CLAUSES` or `MAX_CLAUSE_BYTES` in all only rank, or are left out if forbidden.
     """
-    if len(query) > MAX_QUERY_CHARACTERS:
-        raise ValidationError("query", f"it has {len(query)} characters; {MAX_QUERY_CHARACTERS} are the most")
     query = _UNSTORABLE.sub(" ", query)
+    # PostgreSQL measures a word before it lower-cases it, and cuts one that then grows beyond 2 kB inside a
+    # character; in lower case it is left out.
+    query = _LONG.sub(lambda match: match[0].lower(), query)
+    if (size := len(query.encode())) > MAX_QUERY_BYTES:
+        raise ValidationError("query", f"it has {size} bytes; {MAX_QUERY_BYTES} are the most")
     if not operators:
         return ParsedQuery(words=query)
     required: list[str] = []
@@ -70,10 +76,11 @@ def parse_query(query: str, *, operators: bool = True) -> ParsedQuery:
 
     def take(match: re.Match[str]) -> str:
         excluded = match[1] if match[1] is not None else match[2]
-        if len(required) + len(forbidden) >= MAX_CLAUSES:
-            return " " if excluded is not None else match[0]
-        (forbidden if excluded is not None else required).append(excluded if excluded is not None else match[3])
-        return " " if excluded is not None else f" {match[3]} "
+        phrase = match[3] if excluded is None else excluded
+        taken = [*required, *forbidden, phrase]
+        if len(taken) <= MAX_CLAUSES and sum(len(part.encode()) for part in taken) <= MAX_CLAUSE_BYTES:
+            (required if excluded is None else forbidden).append(phrase)
+        return f" {phrase} " if excluded is None else " "
 
     words = _CLAUSE.sub(take, query)
     return ParsedQuery(words=words, required=tuple(required), forbidden=tuple(forbidden))
@@ -104,22 +111,22 @@ def _quoted(lexeme: ColumnElement[str]) -> ColumnElement[str]:
 
 
 def lexical_query(
-    parsed: ParsedQuery, *, corpus: str, owner_id: str, languages: CTE, budget: int, floor: int
+    parsed: ParsedQuery, *, corpus: str, owner: ColumnElement[str], languages: CTE, budget: int, floor: int
 ) -> LexicalQuery:
     """Terms enter the candidates from rarest to most common until `budget` rows of the owner are estimated.
 
     One term more enters while fewer than `floor` rows are expected. All terms count in the score.
     """
-    owner = schema_function("owner_lexeme", cast(bindparam("owner_id", owner_id), Text), type_=Text)
-    measured = _corpus(corpus, owner)
+    owned = schema_function("owner_lexeme", owner, type_=Text)
+    measured = _corpus(corpus, owned)
     terms = _terms(parsed.words, corpus=corpus, languages=languages)
     weighted = _weighted(terms, measured)
     admitted = _admitted(terms, measured, budget=budget, floor=floor)
     query = (
         select(
             select(_sparse(weighted)).scalar_subquery().label("weights"),
-            _any_of(owner, admitted.c.lexeme, admitted.c.fits).label("candidates"),
-            _any_of(owner, admitted.c.lexeme, None).label("everything"),
+            _any_of(owned, admitted.c.lexeme, admitted.c.fits).label("candidates"),
+            _any_of(owned, admitted.c.lexeme, None).label("everything"),
         )
         .cte("query")
         .prefix_with("MATERIALIZED")
@@ -132,19 +139,24 @@ def lexical_query(
 
 
 def _corpus(corpus: str, owner: ColumnElement[str]) -> CTE:
-    """One row: how many rows the corpus had, and which share of them the owner has (1 when unknown)."""
+    """One row: how many rows the corpus had, and which share of them the owner had."""
     rows = select(CorpusStatistics.row_count).where(CorpusStatistics.corpus == corpus).scalar_subquery()
     owned = (
         select(TermStatistics.document_count)
         .where(TermStatistics.corpus == corpus, TermStatistics.lexeme == owner)
         .scalar_subquery()
     )
-    counted = select(cast(func.coalesce(rows, 1), Float).label("rows"), cast(owned, Float).label("owned")).subquery()
-    share = func.least(1.0, func.coalesce(counted.c.owned, counted.c.rows) / func.greatest(counted.c.rows, 1.0))
+    counted = select(
+        cast(func.coalesce(rows, 1), Float).label("rows"), cast(owned, Float).label("owned")
+    ).subquery()
+    # An owner that the statistics do not know is new or too small for their sample: any term may enter.
+    share = func.least(1.0, func.coalesce(counted.c.owned, 0.0) / func.greatest(counted.c.rows, 1.0))
     return select(counted.c.rows, share.label("share")).cte("corpus").prefix_with("MATERIALIZED")
 
 
-def _any_of(owner: Any, lexeme: ColumnElement[str], condition: ColumnElement[bool] | None) -> ColumnElement[Any]:
+def _any_of(
+    owner: Any, lexeme: ColumnElement[str], condition: ColumnElement[bool] | None
+) -> ColumnElement[Any]:
     """The owner's lexeme and any of these."""
     listed: Any = func.string_agg(_quoted(lexeme), _constant(" | "))
     listed = listed if condition is None else listed.filter(condition)
@@ -154,9 +166,15 @@ def _any_of(owner: Any, lexeme: ColumnElement[str], condition: ColumnElement[boo
 
 def _terms(words: str, *, corpus: str, languages: CTE) -> CTE:
     document = func.to_tsvector(
-        schema_function("text_search_config", languages.c.language), cast(bindparam("words", words), Text)
+        schema_function("text_search_config", languages.c.language),
+        cast(bindparam("words", words, Text, unique=True), Text),
     )
-    lexemes = func.unnest(document).table_valued("lexeme", "positions", "weights", name="t").render_derived().lateral()
+    lexemes = (
+        func.unnest(document)
+        .table_valued("lexeme", "positions", "weights", name="t")
+        .render_derived()
+        .lateral()
+    )
     counted = (
         select(
             lexemes.c.lexeme.label("lexeme"),
@@ -184,9 +202,11 @@ def _weighted(terms: CTE, corpus: CTE) -> Any:
     total = func.greatest(corpus.c.rows, terms.c.df)
     idf = func.ln(1.0 + (total - terms.c.df + 0.5) / (terms.c.df + 0.5))
     dimension = schema_function("lexeme_dimension", terms.c.lexeme, type_=Integer)
-    weighed = select(dimension.label("dimension"), (idf * terms.c.frequency).label("weight")).select_from(
-        terms.join(corpus, true())
-    ).subquery()
+    weighed = (
+        select(dimension.label("dimension"), (idf * terms.c.frequency).label("weight"))
+        .select_from(terms.join(corpus, true()))
+        .subquery()
+    )
     weight = func.sum(weighed.c.weight)
     return (
         select(weighed.c.dimension, weight.label("weight"))
@@ -201,14 +221,17 @@ def _sparse(weighted: Any) -> ColumnElement[Any]:
     pair = cast(weighted.c.dimension, Text).concat(_constant(":")).concat(cast(weighted.c.weight, Text))
     listed = func.string_agg(pair, aggregate_order_by(_constant(","), weighted.c.dimension))
     return cast(
-        _constant("{").concat(listed).concat(_constant(f"}}/{LEXICAL_DIMENSIONS}")), SPARSEVEC(LEXICAL_DIMENSIONS)
+        _constant("{").concat(listed).concat(_constant(f"}}/{LEXICAL_DIMENSIONS}")),
+        SPARSEVEC(LEXICAL_DIMENSIONS),
     )
 
 
 def _admitted(terms: CTE, corpus: CTE, *, budget: int, floor: int) -> CTE:
-    costs = select(terms.c.lexeme, terms.c.df, (terms.c.df * corpus.c.share).label("cost")).select_from(
-        terms.join(corpus, true())
-    ).subquery()
+    costs = (
+        select(terms.c.lexeme, terms.c.df, (terms.c.df * corpus.c.share).label("cost"))
+        .select_from(terms.join(corpus, true()))
+        .subquery()
+    )
     order = (costs.c.df, costs.c.lexeme)
     ranked = select(
         costs.c.lexeme,

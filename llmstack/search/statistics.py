@@ -1,16 +1,17 @@
-"""Term statistics: how many rows hold each lexeme, read with ts_stat from a sample, never while a search waits."""
+"""Term statistics: how many rows hold each lexeme, read from a sample, never while a search waits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Float, Text, cast, delete, func, or_, select
+from sqlalchemy import BigInteger, Float, Text, cast, delete, func, literal_column, or_, select, tablesample
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from ..db.models import CorpusStatistics, TermStatistics
-from ..db.schemas import qualified, schema_of
+from ..db.schemas import schema_of
 
 SAMPLE_ROWS = 100_000
 _OWNER_PREFIX = "\x01owner="
@@ -25,21 +26,38 @@ class StatisticsRefresh:
     sampled_share: float
 
 
-async def refresh_statistics(session: AsyncSession, *, model: type[Any], corpus: str) -> StatisticsRefresh | None:
-    """Count the lexemes of a corpus anew; None while another process does it. Lexemes of one row are left out."""
+async def refresh_statistics(
+    session: AsyncSession, *, model: type[Any], corpus: str
+) -> StatisticsRefresh | None:
+    """Count the lexemes of a corpus anew; None while another process does it.
+
+    Lexemes of one row are left out.
+    """
     name = f"llmstack:statistics:{await session.run_sync(schema_of)}:{corpus}"
     if not await session.scalar(select(func.pg_try_advisory_xact_lock(func.hashtextextended(name, 0)))):
         return None
-    schema = await session.run_sync(schema_of)
-    table = qualified(schema, model.__table__.name)
     rows = await session.scalar(select(func.count()).where(model.search_vector.is_not(None))) or 0
     share = min(1.0, SAMPLE_ROWS / rows) if rows else 1.0
-    sample = f" TABLESAMPLE BERNOULLI ({share * 100:.6f})" if share < 1.0 else ""
+    sample = await session.run_sync(_sample_sql, model, share)
     await _put_corpus(session, corpus, row_count=rows, average_length=0.0, sampled_share=share)
-    lexemes, length = await _put_terms(session, corpus, f"SELECT search_vector FROM {table}{sample}", share)
+    lexemes, length = await _put_terms(session, corpus, sample, share)
     average = length / max(rows * share, 1.0) if lexemes else 0.0
     await _put_corpus(session, corpus, row_count=rows, average_length=average, sampled_share=share)
     return StatisticsRefresh(row_count=rows, average_length=average, sampled_share=share)
+
+
+def _sample_sql(session: Session, model: type[Any], share: float) -> str:
+    """The query whose text ts_stat runs; in the schema where this session finds the model."""
+    table: Any = model.__table__
+    if share < 1.0:
+        table = tablesample(table, func.bernoulli(literal_column(f"{share * 100:.6f}")))
+    connection = session.connection()
+    compiled = select(table.c.search_vector).compile(
+        dialect=connection.dialect,
+        schema_translate_map=connection.get_execution_options().get("schema_translate_map"),
+        render_schema_translate=True,
+    )
+    return str(compiled)
 
 
 async def _put_corpus(session: AsyncSession, corpus: str, **values: Any) -> None:
@@ -55,7 +73,12 @@ async def _put_terms(session: AsyncSession, corpus: str, sample: str, share: flo
     """Replace what differs; return the number of lexemes and the sum of all their occurrences."""
     stat = func.ts_stat(sample).table_valued("word", "ndoc", "nentry", name="stat")
     counted = (
-        select(stat.c.word, stat.c.ndoc, stat.c.nentry, func.starts_with(stat.c.word, _OWNER_PREFIX).label("is_owner"))
+        select(
+            stat.c.word,
+            stat.c.ndoc,
+            stat.c.nentry,
+            func.starts_with(stat.c.word, _OWNER_PREFIX).label("is_owner"),
+        )
         .cte("counted")
         .prefix_with("MATERIALIZED")
     )
@@ -63,7 +86,9 @@ async def _put_terms(session: AsyncSession, corpus: str, sample: str, share: flo
     statement = insert(TermStatistics).from_select(
         ["corpus", "lexeme", "document_count"],
         select(
-            cast(corpus, Text), counted.c.word, cast(func.ceil(counted.c.ndoc / cast(share, Float)), BigInteger)
+            cast(corpus, Text),
+            counted.c.word,
+            cast(func.ceil(counted.c.ndoc / cast(share, Float)), BigInteger),
         ).where(kept),
     )
     fresh = statement.excluded.document_count

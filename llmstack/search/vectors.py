@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, FromClause, String, and_, bindparam, cast, func, literal_column, or_, select, true, union_all
-from sqlalchemy.types import Float, TypeEngine
+from pgvector.sqlalchemy import HALFVEC
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    FromClause,
+    String,
+    and_,
+    bindparam,
+    cast,
+    func,
+    literal_column,
+    or_,
+    select,
+    true,
+    union_all,
+)
+from sqlalchemy.types import Float
 
+from ..errors import ValidationError
+
+_NAN = literal_column("'NaN'::float8", Float())
 _EXACT, _GUARD, _INDEX = (literal_column(f"'{path}'", String()) for path in ("exact", "guard", "index"))
 OPERATORS = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
+LARGEST_HALF, LARGEST_SINGLE = 65504.0, 3.4e38
+MAX_EF_SEARCH = 1000
 
 
 def vector_text(vector: Sequence[float]) -> str:
@@ -31,11 +52,33 @@ class VectorSource:
     distance: str = "cosine"
     where: tuple[ColumnElement[bool], ...] = field(default=())
 
+    def __post_init__(self) -> None:
+        if self.distance not in OPERATORS:
+            raise ValidationError(
+                "distance", f"{self.distance!r} is unknown; use one of {', '.join(OPERATORS)}"
+            )
+
+
+def check_vector(source: VectorSource, vector: Sequence[float]) -> list[float]:
+    """The query vector as numbers that the source's vectors can be compared with, or ValidationError."""
+    numbers = [float(value) for value in vector]
+    dimensions = getattr(source.embedding.type, "dim", None)
+    if not numbers:
+        raise ValidationError("vector", "it is empty")
+    if dimensions is not None and len(numbers) != dimensions:
+        raise ValidationError("vector", f"it has {len(numbers)} dimensions instead of {dimensions}")
+    largest = max(map(abs, numbers)) if all(map(math.isfinite, numbers)) else math.inf
+    if largest > (LARGEST_HALF if isinstance(source.embedding.type, HALFVEC) else LARGEST_SINGLE):
+        raise ValidationError("vector", "it holds NaN, infinity or a number beyond the range of its type")
+    if largest == 0.0 and source.distance == "cosine":
+        raise ValidationError("vector", "it is zero, and a zero vector has no direction to compare")
+    return numbers
+
 
 def distance_to(source: VectorSource, vector: Sequence[float]) -> ColumnElement[float]:
     """The distance of each row from the vector, in the source's own measure."""
-    type_: TypeEngine[Any] = source.embedding.type
-    target = cast(bindparam("vector", vector_text(vector), String), type_)
+    given = bindparam("vector", vector_text(vector), String, unique=True)
+    target = cast(given, source.embedding.type)
     return source.embedding.op(OPERATORS[source.distance], return_type=Float())(target)
 
 
@@ -48,7 +91,7 @@ def vector_arm(
     source: VectorSource,
     vector: Sequence[float],
     *,
-    owner_id: str,
+    owner: ColumnElement[str],
     joined: FromClause | None,
     where: Sequence[ColumnElement[bool]],
     candidates: int,
@@ -57,15 +100,19 @@ def vector_arm(
 ) -> tuple[CTE, ColumnElement[str]]:
     """A CTE of (id, score), nearest first, and the path that the statement took: exact, index or guard.
 
-    The number of matching rows, counted up to `exact_rows` + 1, decides inside the statement which arm runs; an
-    index scan that returns fewer rows than asked is replaced by the exact scan.
+    The number of matching rows, counted up to `exact_rows` + 1, decides inside the statement which arm runs;
+    an index scan that returns fewer rows than asked is replaced by the exact scan.
     """
-    origin = joined if joined is not None else source.id.table  # type: ignore[attr-defined]
-    scope = (source.owner_id == bindparam("owner_id", owner_id), *source.where, *where)
+    origin = joined if joined is not None else source.id.table
+    scope = (source.owner_id == owner, *source.where, *where)
+    # As many rows as are wanted are all returned anyway, so the index can only come after them.
+    exact_rows = max(exact_rows, candidates)
     distance = distance_to(source, vector)
     reach = (
         select(func.count().label("rows"))
-        .select_from(select(literal_column("1")).select_from(origin).where(*scope).limit(exact_rows + 1).subquery())
+        .select_from(
+            select(literal_column("1")).select_from(origin).where(*scope).limit(exact_rows + 1).subquery()
+        )
         .cte("reach")
         .prefix_with("MATERIALIZED")
     )
@@ -95,7 +142,12 @@ def vector_arm(
     nearest = union_all(
         select(exact.c.id, exact.c.distance), select(near.c.id, near.c.distance).where(~short)
     ).subquery()
-    arm = select(nearest.c.id, similarity(nearest.c.distance, source.distance).label("score")).cte("vec")
+    # A stored zero vector has no cosine distance: NaN, which sorts last here and would win as a score.
+    arm = (
+        select(nearest.c.id, similarity(nearest.c.distance, source.distance).label("score"))
+        .where(nearest.c.distance != _NAN)
+        .cte("vec")
+    )
     path = func.coalesce(
         select(_EXACT).where(few).scalar_subquery(),
         select(_GUARD).where(short).scalar_subquery(),
@@ -107,8 +159,14 @@ def vector_arm(
 def _settings(ef_search: int) -> CTE:
     # Executed inside the statement, before the index scan asks for them; local to its transaction.
     applied = and_(
-        func.set_config(literal_column("'hnsw.ef_search'"), str(min(ef_search, 1000)), true()).is_not(None),
-        func.set_config(literal_column("'hnsw.iterative_scan'"), literal_column("'strict_order'"), true()).is_not(None),
-        func.set_config(literal_column("'ivfflat.iterative_scan'"), literal_column("'relaxed_order'"), true()).is_not(None),
+        func.set_config(
+            literal_column("'hnsw.ef_search'"), str(min(ef_search, MAX_EF_SEARCH)), true()
+        ).is_not(None),
+        func.set_config(
+            literal_column("'hnsw.iterative_scan'"), literal_column("'strict_order'"), true()
+        ).is_not(None),
+        func.set_config(
+            literal_column("'ivfflat.iterative_scan'"), literal_column("'relaxed_order'"), true()
+        ).is_not(None),
     )
     return select(applied.label("ready")).cte("settings").prefix_with("MATERIALIZED")

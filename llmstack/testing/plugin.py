@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -23,13 +22,12 @@ def _async_fixture(function: Callable[..., AsyncIterator[Any]]) -> Any:
     try:
         import pytest_asyncio
     except ImportError:
+        name = function.__name__
 
-        @functools.wraps(function)
         def explain() -> None:
-            pytest.fail(f"the fixture {function.__name__!r} needs pytest-asyncio: pip install pytest-asyncio")
+            pytest.fail(f"the fixture {name!r} needs pytest-asyncio: pip install pytest-asyncio")
 
-        del explain.__wrapped__  # pytest would read the wanted fixtures from it
-        return pytest.fixture(explain)
+        return pytest.fixture(explain, name=name)
     return pytest_asyncio.fixture(function)
 
 

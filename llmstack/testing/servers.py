@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from ..db import Database, embedded
 from ..db.schemas import quote
+from ..db.translate import translating
 from ..db.urls import engine_arguments, parse_url
 from ..settings import Settings
 
@@ -61,9 +62,10 @@ async def execute(url: str, *statements: str) -> None:
     target, arguments = engine_arguments(url, Settings(), pooled=False)
     engine = create_async_engine(target, poolclass=NullPool, isolation_level="AUTOCOMMIT", **arguments)
     try:
-        async with engine.connect() as connection:
-            for statement in statements:
-                await connection.exec_driver_sql(statement)
+        with translating():
+            async with engine.connect() as connection:
+                for statement in statements:
+                    await connection.exec_driver_sql(statement)
     finally:
         await engine.dispose()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from llmstack.db.history import scripts
 from llmstack.db.schemas import quote
 from llmstack.db.urls import engine_arguments
 from llmstack.settings import Settings
 from llmstack.testing import servers
 
 CHECKOUT = Path(__file__).parents[2]
-REVISIONS = ("kernel_0001", "embeddings_0001", "documents_0001")
+REVISIONS = tuple(sorted(revision.revision for revision in scripts().walk_revisions()))
 
 _CATALOG = {
     "columns": """
@@ -44,8 +46,30 @@ _CATALOG = {
     "partitioning": """
         SELECT c.relname, pg_get_partkeydef(c.oid), pg_get_expr(c.relpartbound, c.oid) FROM pg_class c
         WHERE c.relnamespace = CAST(:schema AS regnamespace) AND c.relkind IN ('r', 'p')""",
-    "sequences": "SELECT sequencename, data_type FROM pg_sequences WHERE CAST(:schema AS text) = quote_ident(schemaname)",
+    "sequences": """
+        SELECT sequencename, data_type FROM pg_sequences
+        WHERE CAST(:schema AS text) = quote_ident(schemaname)""",
 }
+_DOCUMENT, _CHUNK = "'00000000-0000-7000-8000-00000000000a'", "'00000000-0000-7000-8000-00000000000b'"
+_ROWS = (
+    "INSERT INTO corpus_statistics VALUES ('chunks', 1, 2.0, 1.0)",
+    "INSERT INTO term_statistics VALUES ('chunks', 'hare', 1)",
+    "INSERT INTO embedding_spaces (name, provider, model, dimensions) VALUES ('s', 'p', 'm', 3)",
+    f"""
+    INSERT INTO documents
+        (id, owner_id, id_at_origin, name, document_type, language, content_hash, content_bytes, chunking)
+    VALUES ({_DOCUMENT}, 'acme', '1', 'n', 'text', 'english', '', 1, '{{}}')""",
+    f"""
+    INSERT INTO chunks
+        (id, owner_id, document_id, position, content, token_count, start_offset, end_offset, content_hash)
+    VALUES ({_CHUNK}, 'acme', {_DOCUMENT}, 0, 'a hare', 2, 0, 6, '')""",
+    f"""
+    INSERT INTO chunk_embeddings (owner_id, chunk_id, space_id, embedding)
+    SELECT 'acme', {_CHUNK}, id, '[1,2,3]' FROM embedding_spaces""",
+    f"""
+    INSERT INTO embedding_jobs (owner_id, chunk_id, space_id)
+    SELECT 'acme', {_CHUNK}, id FROM embedding_spaces""",
+)
 Catalog = dict[str, list[tuple[Any, ...]]]
 
 
@@ -105,10 +129,22 @@ async def execute(engine: AsyncEngine, *statements: str) -> None:
             await connection.exec_driver_sql(statement)
 
 
+async def fill(engine: AsyncEngine, schema: str) -> None:
+    """Put a row into every table of the schema."""
+    await execute(engine, f"SET LOCAL search_path TO {quote(schema)}", *_ROWS)
+
+
 async def fetch(engine: AsyncEngine, statement: str) -> Any:
     """The first column of the first row."""
     async with engine.connect() as connection:
         return await connection.scalar(text(statement))
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait, for at most ten seconds, until something has happened that sends no signal."""
+    async with asyncio.timeout(10):
+        while not await condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def catalog(engine: AsyncEngine, schema: str) -> Catalog:
@@ -134,7 +170,7 @@ def _nameless(value: Any, schema: str) -> Any:
 
 
 def alembic(
-    *arguments: str, url: str, schema: str | None = None, cwd: Path = CHECKOUT, **environment: str
+    *arguments: str, url: str, schema: str | None = None, cwd: Path | None = None, **environment: str
 ) -> subprocess.Popen[str]:
     """Start `alembic` as a deploy pipeline does: from the checkout, with nothing but the environment."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith("LLMSTACK_")}
@@ -143,7 +179,7 @@ def alembic(
         variables["LLMSTACK_SCHEMA"] = schema
     return subprocess.Popen(
         [sys.executable, "-m", "alembic.config", *arguments],
-        cwd=cwd,
+        cwd=cwd or CHECKOUT,
         env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -157,9 +193,9 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, output, errors
 
 
-def run_alembic(*arguments: str, url: str, schema: str | None = None, **environment: str) -> str:
+def run_alembic(*arguments: str, url: str, schema: str | None = None) -> str:
     """Run `alembic` to its end and return its standard output; the test fails unless it exits with 0."""
-    status, output, errors = finished(alembic(*arguments, url=url, schema=schema, **environment))
+    status, output, errors = finished(alembic(*arguments, url=url, schema=schema))
     if status != 0:
         pytest.fail(f"alembic {' '.join(arguments)} exited with {status}:\n{errors}")
     return output

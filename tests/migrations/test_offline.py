@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from migration_support import catalog, empty_database, fetch, make_engine, run_alembic
+from migration_support import REVISIONS, catalog, empty_database, fetch, make_engine, run_alembic
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from llmstack.db import migrate
@@ -92,5 +92,5 @@ async def test_offline_sql_makes_the_schema_of_the_extension_as_well(url: str) -
 
 async def test_offline_sql_is_readable_and_needs_no_database() -> None:
     sql = migrate.offline_sql(schema="shop")
-    assert sql.count("BEGIN;") == sql.count("COMMIT;") == len(migrate.version_locations())
+    assert sql.count("BEGIN;") == sql.count("COMMIT;") == len(REVISIONS)
     assert "-- Running upgrade  -> kernel_0001" in sql

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from migration_support import catalog, database_url, empty_database, execute, fetch, make_engine, role
+from migration_support import catalog, database_url, empty_database, execute, fetch, fill, make_engine, role
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -42,7 +42,7 @@ async def test_a_role_that_may_not_create_the_extension_is_told_what_to_run(
     url: str, engine: AsyncEngine, app: str
 ) -> None:
     with pytest.raises(
-        MigrationError, match='run once as a superuser: CREATE EXTENSION .* vector WITH SCHEMA "public"'
+        MigrationError, match=r'run once as a superuser: CREATE EXTENSION .* vector WITH SCHEMA "public"'
     ):
         await migrate.upgrade(make_engine(as_role(url, app)), schema="shop")
     assert await fetch(engine, "SELECT to_regnamespace('shop')") is None
@@ -63,7 +63,7 @@ async def test_a_role_that_may_create_schemas_migrates_once_the_extension_is_the
 async def test_a_role_that_may_create_no_schema_is_told_so(url: str, engine: AsyncEngine, app: str) -> None:
     await execute(engine, "CREATE EXTENSION vector")
     with pytest.raises(
-        MigrationError, match="permission denied for database .*run the migration as the owner"
+        MigrationError, match=r"permission denied for database .*run the migration as the owner"
     ):
         await migrate.upgrade(make_engine(as_role(url, app)), schema="shop")
 
@@ -118,16 +118,8 @@ async def test_a_role_with_the_grants_works_with_rows_and_changes_no_table(
             session.add(TermStatistics(corpus="chunks", lexeme="hare", document_count=1))
             await session.commit()
             assert await session.get(TermStatistics, ("chunks", "hare")) is not None
-        await execute(
-            database.engine,
-            "INSERT INTO \"Svc A\".embedding_spaces (name, provider, model, dimensions) VALUES ('s', 'p', 'm', 3)",
-            'INSERT INTO "Svc A".documents (id, owner_id, id_at_origin, name, document_type, language, content_hash, '
-            "content_bytes, chunking) VALUES (gen_random_uuid(), 'a', '1', 'n', 'text', 'english', '', 1, '{}')",
-            'INSERT INTO "Svc A".chunks (id, owner_id, document_id, position, content, token_count, start_offset, '
-            "end_offset, content_hash) SELECT gen_random_uuid(), 'a', id, 0, 'a hare', 1, 0, 6, '' FROM \"Svc A\".documents",
-            'INSERT INTO "Svc A".chunk_embeddings (owner_id, chunk_id, space_id, embedding) '
-            f"SELECT 'a', id, 1, '[1,2,3]'::{place}.halfvec FROM \"Svc A\".chunks",
-        )
+        await execute(engine, 'TRUNCATE "Svc A".corpus_statistics CASCADE')
+        await fill(database.engine, "Svc A")
         assert all(row.pending == 0 for row in await migrate.status(database.engine, schema="Svc A"))
         for forbidden in (
             'CREATE TABLE "Svc A".mine (id integer)',
@@ -136,7 +128,7 @@ async def test_a_role_with_the_grants_works_with_rows_and_changes_no_table(
             'TRUNCATE "Svc A".chunks',
             "UPDATE \"Svc A\".alembic_version SET version_num = 'x'",
         ):
-            with pytest.raises(ProgrammingError, match="permission denied|must be owner"):
+            with pytest.raises(ProgrammingError, match=r"permission denied|must be owner"):
                 await execute(database.engine, forbidden)
 
 

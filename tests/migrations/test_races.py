@@ -1,11 +1,21 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
-from migration_support import REVISIONS, alembic, catalog, empty_database, fetch, finished, make_engine, role
+from migration_support import (
+    REVISIONS,
+    alembic,
+    catalog,
+    empty_database,
+    fetch,
+    finished,
+    make_engine,
+    role,
+    until,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from llmstack.db import migrate
@@ -70,48 +80,53 @@ async def test_a_waiter_that_times_out_says_who_holds_the_lock(url: str, engine:
 
 async def test_a_waiter_of_another_role_still_learns_the_pid(llmstack_server_url: str, url: str) -> None:
     superuser = make_engine(url)
-    async with role(llmstack_server_url) as name:
-        database = superuser.url.database
-        assert database is not None
-        engine = superuser
-        async with superuser.connect() as holder, superuser.connect() as waiter:
-            ours, theirs = await driver_connection(holder), await driver_connection(waiter)
-            await theirs.execute(f'SET SESSION AUTHORIZATION "{name}"')
-            async with migration_lock(ours, schema="shop", timeout_seconds=1):
-                with pytest.raises(MigrationLockTimeout, match=r"pid \d+, .* connected as another role"):
-                    async with migration_lock(theirs, schema="shop", timeout_seconds=0):
-                        pytest.fail("two connections hold one lock")
-    await engine.dispose()
+    async with (
+        role(llmstack_server_url) as name,
+        superuser.connect() as holder,
+        superuser.connect() as waiter,
+    ):
+        ours, theirs = await driver_connection(holder), await driver_connection(waiter)
+        await theirs.execute(f'SET SESSION AUTHORIZATION "{name}"')
+        async with migration_lock(ours, schema="shop", timeout_seconds=1):
+            with pytest.raises(MigrationLockTimeout, match=r"pid \d+, .* connected as another role"):
+                await migration_lock(theirs, schema="shop", timeout_seconds=0).__aenter__()
 
 
 async def test_a_waiter_reports_while_it_waits_and_goes_on_when_its_turn_comes(engine: AsyncEngine) -> None:
     heard: list[str] = []
+
+    async def has_heard() -> bool:
+        return bool(heard)
+
     async with engine.connect() as holder:
         driver = await driver_connection(holder)
         async with migration_lock(driver, schema="shop", timeout_seconds=1):
             waiting = asyncio.create_task(migrate.upgrade(engine, schema="shop", on_wait=heard.append))
-            while not heard:
-                await asyncio.sleep(0.05)
+            await until(has_heard)
     assert await waiting
     assert "waiting for the migration of schema 'shop'; the lock is held by pid" in heard[0]
 
 
 async def test_a_schema_does_not_wait_for_another(engine: AsyncEngine) -> None:
-    async with engine.connect() as holder:
-        async with migration_lock(await driver_connection(holder), schema="first", timeout_seconds=1):
-            assert await migrate.upgrade(engine, schema="second", settings=IMPATIENT)
-            assert await migrate.upgrade(engine, schema="First", settings=IMPATIENT)
+    async with (
+        engine.connect() as holder,
+        migration_lock(await driver_connection(holder), schema="first", timeout_seconds=1),
+    ):
+        assert await migrate.upgrade(engine, schema="second", settings=IMPATIENT)
+        assert await migrate.upgrade(engine, schema="First", settings=IMPATIENT)
 
 
 async def test_already_at_head_is_answered_without_the_lock(url: str, engine: AsyncEngine) -> None:
     await migrate.upgrade(engine, schema="shop")
-    async with engine.connect() as holder:
-        async with migration_lock(await driver_connection(holder), schema="shop", timeout_seconds=1):
-            for target in ("heads", "documents@head", "kernel_0001"):
-                assert not await migrate.upgrade(engine, schema="shop", target=target, settings=IMPATIENT)
-            upgrade = alembic("upgrade", "heads", url=url, schema="shop", LLMSTACK_MIGRATION_LOCK_TIMEOUT="0")
-            status, _, errors = await asyncio.to_thread(finished, upgrade)
-            assert status == 0, errors
+    async with (
+        engine.connect() as holder,
+        migration_lock(await driver_connection(holder), schema="shop", timeout_seconds=1),
+    ):
+        for target in ("heads", "documents@head", "kernel_0001"):
+            assert not await migrate.upgrade(engine, schema="shop", target=target, settings=IMPATIENT)
+        upgrade = alembic("upgrade", "heads", url=url, schema="shop", LLMSTACK_MIGRATION_LOCK_TIMEOUT="0")
+        status, _, errors = await asyncio.to_thread(finished, upgrade)
+        assert status == 0, errors
 
 
 async def test_the_lock_is_held_outside_any_transaction(engine: AsyncEngine) -> None:
@@ -134,34 +149,44 @@ async def test_a_lock_that_was_lost_while_held_is_an_error(engine: AsyncEngine) 
 async def test_a_holder_that_lost_its_connection_is_told_and_the_next_one_may_begin(
     engine: AsyncEngine,
 ) -> None:
-    async with engine.connect() as killer:
-        with pytest.raises(MigrationError, match="was lost while it was held"):
-            async with engine.connect() as holder:
-                driver = await driver_connection(holder)
-                async with migration_lock(driver, schema="shop", timeout_seconds=1):
-                    pid = await driver.fetchval("SELECT pg_backend_pid()")
-                    await killer.exec_driver_sql(f"SELECT pg_terminate_backend({pid})")
-                    deadline = time.monotonic() + 5
-                    while not driver.is_closed() and time.monotonic() < deadline:
-                        await asyncio.sleep(0.02)
+    async def lose_the_connection() -> None:
+        async with engine.connect() as holder:
+            driver = await driver_connection(holder)
+
+            async def is_closed() -> bool:
+                return bool(driver.is_closed())
+
+            async with migration_lock(driver, schema="shop", timeout_seconds=1):
+                pid = await driver.fetchval("SELECT pg_backend_pid()")
+                await fetch(engine, f"SELECT pg_terminate_backend({pid})")
+                await until(is_closed)
+
+    with pytest.raises(MigrationError, match="was lost while it was held"):
+        await lose_the_connection()
     assert await migrate.upgrade(engine, schema="shop", settings=IMPATIENT)
 
 
 async def test_an_error_in_the_body_is_not_hidden_by_the_unlock(engine: AsyncEngine) -> None:
-    async with engine.connect() as holder:
-        driver = await driver_connection(holder)
-        with pytest.raises(RuntimeError, match="the reason"):
+    async def fail_in_a_broken_transaction() -> None:
+        async with engine.connect() as holder:
+            driver = await driver_connection(holder)
             async with migration_lock(driver, schema="shop", timeout_seconds=1):
                 await driver.execute("BEGIN")
-                with pytest.raises(Exception, match="division by zero"):
+                with contextlib.suppress(Exception):
                     await driver.execute("SELECT 1/0")
                 raise RuntimeError("the reason")
+
+    with pytest.raises(RuntimeError, match="the reason"):
+        await fail_in_a_broken_transaction()
 
 
 async def test_a_cancelled_migration_gives_the_lock_back(engine: AsyncEngine) -> None:
     migration = asyncio.create_task(migrate.upgrade(engine, schema="shop"))
-    while await fetch(engine, "SELECT to_regnamespace('shop')") is None:
-        await asyncio.sleep(0.005)
+
+    async def has_begun() -> bool:
+        return await fetch(engine, "SELECT to_regnamespace('shop')") is not None
+
+    await until(has_begun)
     migration.cancel()
     with pytest.raises(asyncio.CancelledError):
         await migration

@@ -20,7 +20,20 @@ LANGUAGES = (
 )  # fmt: skip
 
 
+def is_prepared() -> bool:
+    """Whether somebody with more rights has made the schema and the extension already."""
+    if op.get_context().as_sql:
+        return False
+    found = sa.text(
+        "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :schema) "
+        "AND EXISTS (SELECT FROM pg_extension WHERE extname = 'vector')"
+    )
+    return bool(op.get_bind().scalar(found, {"schema": schema()}))
+
+
 def create_extension() -> None:
+    if is_prepared():
+        return
     # CREATE EXTENSION IF NOT EXISTS races with itself when two schemas migrate at once.
     op.execute("SELECT pg_advisory_xact_lock(hashtextextended('llmstack:extension', 0))")
     op.execute(f"CREATE SCHEMA IF NOT EXISTS {quote(schema())}")

@@ -187,7 +187,7 @@ async def test_a_server_that_does_not_answer_is_unavailable_in_time() -> None:
         port = silent.getsockname()[1]
         database = Database(f"postgresql://ann@127.0.0.1:{port}/app?connect_timeout=0.2")
         async with asyncio.timeout(5):
-            with pytest.raises(DatabaseUnavailable):
+            with pytest.raises(DatabaseUnavailable, match="no answer in time"):
                 await shown(database, "jit")
 
 

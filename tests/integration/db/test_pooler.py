@@ -20,9 +20,9 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.pool import NullPool
 
-from llmstack.db import CorpusStatistics, Database, Service
+from llmstack.db import CorpusStatistics, Database, Service, migrate
 from llmstack.db.urls import parse_url
-from llmstack.errors import StatementTimeout
+from llmstack.errors import MigrationError, StatementTimeout
 from llmstack.settings import Settings
 
 SERVER_CONNECTIONS = 2
@@ -35,21 +35,24 @@ def pooler_port(llmstack_server_url: str) -> Iterator[int]:
     if program is None:
         pytest.skip("needs the program pgbouncer")
     server = parse_url(llmstack_server_url)
+    host = str(server.query.get("host", server.host))
+    target = f"host={host} port={server.query.get('port', server.port or 5432)}"
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="llmstack-pooler-") as name:
         folder = Path(name)
         (folder / "users").write_text(f'"{server.username}" "{server.password or ""}"\n')
         (folder / "ini").write_text(
             "[databases]\n"
-            f"* = host={server.query.get('host', server.host)} port={server.query.get('port', server.port or 5432)}\n"
+            f"* = {target}\n"
             "[pgbouncer]\n"
             f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
             f"auth_type = trust\nauth_file = {folder / 'users'}\n"
             f"pool_mode = transaction\ndefault_pool_size = {SERVER_CONNECTIONS}\nmax_client_conn = 200\n"
+            "query_wait_timeout = 10\n"
         )
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(
-                [program, str(folder / "ini")], stdout=log, stderr=log, **as_user(folder)
+                [program, str(folder / "ini")], stdout=log, stderr=log, **as_user(folder, host)
             )
             try:
                 wait_for(port, process, folder / "log")
@@ -65,11 +68,11 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def as_user(folder: Path) -> dict[str, Any]:
-    """PgBouncer refuses to run as root: there, give the folder to an account that may."""
+def as_user(folder: Path, host: str) -> dict[str, Any]:
+    """PgBouncer refuses to run as root: there, it runs as the account that can reach the server's socket."""
     if os.geteuid() != 0:
         return {}
-    account = pwd.getpwnam("nobody")
+    account = pwd.getpwuid(Path(host).stat().st_uid) if host.startswith("/") else pwd.getpwnam("nobody")
     for path in (folder, *folder.iterdir()):
         os.chown(path, account.pw_uid, account.pw_gid)
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
@@ -162,7 +165,7 @@ async def test_two_services_stay_apart_on_shared_server_connections(service: Ser
     async with service.engine.begin() as connection:
         await connection.execute(text('CREATE SCHEMA "Other"'))
         await connection.execute(
-            text('CREATE TABLE "Other".corpus_statistics (LIKE llmstack.corpus_statistics)')
+            text('CREATE TABLE "Other".corpus_statistics (LIKE llmstack.corpus_statistics INCLUDING ALL)')
         )
 
     async def add(place: Service, number: int) -> None:
@@ -223,3 +226,8 @@ async def test_cancelled_transactions_leave_every_server_connection_usable(servi
     await asyncio.gather(*tasks, return_exceptions=True)
     async with asyncio.timeout(5), service.session() as session:
         assert await session.scalar(select(func.count()).select_from(CorpusStatistics)) == 0
+
+
+async def test_a_migration_through_the_pooler_is_refused_before_it_begins(service: Service) -> None:
+    with pytest.raises(MigrationError, match="direct connection"):
+        await migrate.upgrade(service.database.engine, schema="new", settings=service.database.settings)

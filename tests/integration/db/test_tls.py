@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def make_certificate(
     openssl(folder, "req", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr",
             "-subj", f"/CN={common_name}")  # fmt: skip
     openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", "-days", "2",
-            "-CAcreateserial", "-CA", f"{authority}.crt", "-CAkey", f"{authority}.key", "-extfile", str(extensions))  # fmt: skip
+            "-CAcreateserial", "-CA", f"{authority}.crt", "-CAkey", f"{authority}.key",
+            "-extfile", str(extensions))  # fmt: skip
 
 
 def make_authority(folder: Path, name: str) -> None:
@@ -118,6 +120,13 @@ def port(certificates: Path) -> Iterator[int]:
         subprocess.run([*pg_ctl, "-l", log, "start"], **options)
         yield number
         subprocess.run([*pg_ctl, "-m", "immediate", "stop"], **options)
+
+
+@pytest.fixture(autouse=True)
+async def _refused_sockets_are_closed() -> AsyncIterator[None]:
+    yield
+    # A transport closes its socket in a later turn of the loop.
+    await asyncio.sleep(0.01)
 
 
 async def is_encrypted(url: str, **settings: Any) -> Any:

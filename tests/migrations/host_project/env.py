@@ -1,4 +1,4 @@
-"""Alembic environment of a host whose `alembic upgrade heads` migrates llmstack's tables along with its own."""
+"""Alembic environment of a host whose `alembic upgrade heads` migrates llmstack's tables as well."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sqlalchemy.pool import NullPool
 def run(connection: Connection) -> None:
     context.configure(
         connection=connection,
-        # The host's models alone, and no `include_schemas`: autogenerate then neither sees nor drops llmstack's
-        # tables, which are in a schema of their own. A host that does include schemas leaves this one out with
-        # `include_name`. Models refer to llmstack's tables in its default schema; with another one for
-        # `llmstack_schema`, autogenerate would report the host's foreign keys to them as changed.
+        # The host's models alone, and no `include_schemas`: autogenerate then neither sees nor drops
+        # llmstack's tables, which are in a schema of their own. A host that does include schemas leaves
+        # this one out with `include_name`. Models refer to llmstack's tables in its default schema; with
+        # another `llmstack_schema`, autogenerate would report the foreign keys to them as changed.
         target_metadata=shop_models.ShopBase.metadata,
         # Where llmstack's revisions put their tables, whatever search path the host's own revisions run with.
         llmstack_schema="llmstack",
-        # The revisions of both go into the host's version table. So open the stack with `migrate=False`: its own
-        # migrations would find no record in the schema, and say so.
+        # The revisions of both go into the host's version table. So open the stack with `migrate=False`:
+        # its own migrations would find no record in the schema, and say so.
     )
     with context.begin_transaction():
         context.run_migrations()

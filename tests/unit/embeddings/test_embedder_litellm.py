@@ -15,12 +15,6 @@ from llmstack.embeddings import LiteLLMEmbedder, embed_all
 from llmstack.errors import EmbeddingError
 from llmstack.settings import Settings
 
-pytestmark = pytest.mark.filterwarnings(
-    # The event loop of a test ends before the connections that litellm keeps for the next call.
-    "ignore::ResourceWarning",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-)
-
 
 class Provider:
     """Answers each request with the next of `answers`, and with vectors when there is none."""

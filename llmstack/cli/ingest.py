@@ -1,0 +1,161 @@
+"""`llmstack ingest`: files and folders become documents."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from ..errors import ValidationError
+from .exits import FAILED, OK, described, say
+from .intake import FileOutcome, Intake, Reading, read_only
+from .invocation import Invocation, Json, Owner, verb
+from .output import counted, emit_json, show, table
+
+_LISTED = 40
+_STYLES = {"added": "green", "updated": "cyan", "unchanged": "dim", "readable": "green", "failed": "bold red"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    verb(app, "ingest")(ingest)
+
+
+async def ingest(
+    call: Invocation,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Files and folders; folders are read recursively.", show_default=False),
+    ],
+    *,
+    owner: Owner,
+    type: Annotated[
+        str | None,
+        typer.Option(help="Document type; without it as the file's name tells.", show_default=False),
+    ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(help="Language such as english or de, or auto to detect it.", show_default=False),
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KEY=VALUE on every document, again for more; VALUE may be JSON.", show_default=False
+        ),
+    ] = None,
+    chunking: Annotated[
+        str, typer.Option(help="hierarchical, fixed_size, sliding_window, semantic or none.")
+    ] = "hierarchical",
+    relative_to: Annotated[
+        Path | None,
+        typer.Option(
+            help="Make identities relative to this folder, the same on every machine.", show_default=False
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the files, store nothing.")] = False,
+    json: Json = False,
+) -> int:
+    """Add files: text, Markdown, HTML, PDF, DOCX, mail, source code.
+
+    A file's identity is its absolute path, so that a second run from anywhere finds it again: what did not
+    change is left alone, what did is replaced. `--relative-to` makes it the path below a folder instead.
+    """
+    reading = Reading(
+        owner_id=owner,
+        document_type=type,
+        language=_checked_language(language),
+        metadata=_metadata(metadata or []),
+        chunking=chunking,
+        relative_to=relative_to,
+    )
+    files = reading.files(paths)
+    if dry_run:
+        outcomes = await read_only(reading, files, call.settings)
+        stopped = None
+    else:
+        async with call.stack(migrate=call.embedded) as stack:
+            intake = Intake(stack)
+            stopped = await intake.run(reading, files)
+            outcomes = intake.outcomes
+    if json:
+        emit_json(_as_json(outcomes, stopped))
+    else:
+        show_outcomes(outcomes)
+    _say_what_is_owed(call, outcomes)
+    if stopped is not None:
+        say(f"{counted(len(files) - len(outcomes), 'file')} not reached; the same command may be run again")
+        raise stopped
+    return FAILED if any(outcome.outcome == "failed" for outcome in outcomes) else OK
+
+
+def _checked_language(language: str | None) -> str | None:
+    from ..documents.languages import normalize_language
+
+    if language not in (None, "auto", "simple") and normalize_language(language) == "simple":
+        say(
+            f"warning: PostgreSQL has no text search for {language!r}; words are taken as they are",
+            color="yellow",
+        )
+    return language
+
+
+def _metadata(pairs: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key.strip():
+            raise ValidationError("metadata", f"{pair!r:.60} is not KEY=VALUE")
+        try:
+            found[key.strip()] = json_module.loads(value)
+        except ValueError:
+            found[key.strip()] = value
+    return found
+
+
+def counts(outcomes: Sequence[FileOutcome]) -> dict[str, int]:
+    """How many files ended how."""
+    found: dict[str, int] = {}
+    for outcome in outcomes:
+        found[outcome.outcome] = found.get(outcome.outcome, 0) + 1
+    return {name: found[name] for name in _STYLES if name in found}
+
+
+def show_outcomes(outcomes: Sequence[FileOutcome]) -> None:
+    """Print what was stored, then every failure with its reason, then the totals."""
+    stored = [one for one in outcomes if one.outcome not in ("unchanged", "failed")]
+    failed = [one for one in outcomes if one.outcome == "failed"]
+    if stored:
+        rows = [(_styled(one), one.path, one.chunks, one.note) for one in stored[:_LISTED]]
+        what = "characters" if stored[0].outcome == "readable" else "chunks"
+        show(table(["", "file", what, ""], rows, right=[what]))
+        if len(stored) > _LISTED:
+            show(Text(f"... and {len(stored) - _LISTED:,} more; --json lists them all", style="dim"))
+    if failed:
+        show(table(["", "file", "why"], [(_styled(one), one.path, one.note) for one in failed]))
+    totals = ", ".join(f"{number:,} {name}" for name, number in counts(outcomes).items())
+    show(Text(f"{counted(len(outcomes), 'file')}: {totals or 'nothing to read'}", style="bold"))
+
+
+def _styled(outcome: FileOutcome) -> Text:
+    return Text(outcome.outcome, style=_STYLES[outcome.outcome])
+
+
+def _as_json(outcomes: Sequence[FileOutcome], stopped: Exception | None) -> dict[str, Any]:
+    return {
+        "counts": counts(outcomes),
+        "files": outcomes,
+        "stopped": None if stopped is None else described(stopped),
+    }
+
+
+def _say_what_is_owed(call: Invocation, outcomes: Sequence[FileOutcome]) -> None:
+    owed = sum(outcome.embeddings_pending for outcome in outcomes)
+    reason = next((outcome.embedding_error for outcome in outcomes if outcome.embedding_error), None)
+    if owed or reason:
+        why = f" ({' '.join(reason.split())})" if reason else ""
+        say(f"warning: {counted(owed, 'chunk')} have no vector yet{why}", color="yellow")
+        say(f"try:   {call.options.command('embeddings', 'process')}")

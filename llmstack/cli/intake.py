@@ -1,0 +1,196 @@
+"""From paths to stored documents, with the fate of every file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DatabaseError, LLMStackError, ValidationError
+from ..settings import Settings
+
+if TYPE_CHECKING:
+    from ..documents import AddResult, DocumentInput
+    from ..stack import LLMStack
+
+
+@dataclasses.dataclass(frozen=True)
+class FileOutcome:
+    """What became of one file: added, updated, unchanged, failed, or readable in a dry run."""
+
+    path: str
+    outcome: str
+    id_at_origin: str = ""
+    document_id: uuid.UUID | None = None
+    document_type: str = ""
+    chunks: int = 0
+    embeddings_pending: int = 0
+    note: str = ""
+    embedding_error: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How files become documents."""
+
+    owner_id: str
+    document_type: str | None = None
+    language: str | None = None
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    chunking: str = "hierarchical"
+    relative_to: Path | None = None
+
+    def files(self, paths: Iterable[Path]) -> list[Path]:
+        """The files to read; raises ValidationError for an absent path and for what no document can have."""
+        from ..documents.chunking import CHUNKING_STRATEGIES
+        from ..documents.preparation import check_document_type, check_owner
+        from ..documents.readers import walk
+
+        check_owner(self.owner_id)
+        if self.document_type is not None:
+            check_document_type(self.document_type)
+        if self.chunking not in CHUNKING_STRATEGIES:
+            known = ", ".join(CHUNKING_STRATEGIES)
+            raise ValidationError("chunking", f"{self.chunking!r} is unknown; use one of {known}")
+        return list(walk(paths))
+
+    def identity(self, path: Path) -> str:
+        """The absolute path, or the path below `relative_to`, with forward slashes."""
+        whole = path.absolute() if path.is_symlink() else path.resolve()
+        if self.relative_to is None:
+            return whole.as_posix()
+        try:
+            return whole.relative_to(self.relative_to.resolve()).as_posix()
+        except ValueError:
+            raise ValidationError("path", f"it is not below {self.relative_to}") from None
+
+    def read(self, path: Path) -> DocumentInput:
+        """Read one file; raises LLMStackError."""
+        from ..documents import DocumentInput
+        from ..documents.readers import read_file
+
+        source = read_file(path)
+        return DocumentInput(
+            owner_id=self.owner_id,
+            id_at_origin=self.identity(path),
+            content=source.text,
+            document_name=source.title,
+            document_type=self.document_type or source.document_type,
+            language=self.language or source.language,
+            metadata={**source.metadata, **self.metadata},
+            chunking=self.chunking,
+        )
+
+
+async def read_only(reading: Reading, files: Sequence[Path], settings: Settings) -> list[FileOutcome]:
+    """What an ingest would read, without a database."""
+    from ..documents.preparation import prepare
+
+    outcomes = []
+    for path in files:
+        try:
+            given = await asyncio.to_thread(reading.read, path)
+            prepared = await asyncio.to_thread(prepare, given, settings)
+        except LLMStackError as error:
+            outcomes.append(_failed(path, str(error)))
+            continue
+        outcomes.append(
+            FileOutcome(
+                path=str(path),
+                outcome="readable",
+                id_at_origin=given.id_at_origin,
+                document_type=given.document_type,
+                chunks=len(prepared.content),
+                note=given.document_type,
+            )
+        )
+    return outcomes
+
+
+class Intake:
+    """Adds files through `add_many`; `outcomes` is kept even when the run breaks off."""
+
+    def __init__(self, stack: LLMStack) -> None:
+        self._stack = stack
+        self._sent: list[Path] = []
+        self.outcomes: list[FileOutcome] = []
+
+    async def run(self, reading: Reading, files: Sequence[Path]) -> DatabaseError | None:
+        """Add them all; returns the error of a database that went away meanwhile."""
+        with progress_of(len(files)) as advance:
+            try:
+                done = 0
+                async for result in self._stack.documents.add_many(self._inputs(reading, files, advance)):
+                    self.outcomes.append(_outcome(self._sent[done], result))
+                    done += 1
+                    advance()
+            except DatabaseError as error:
+                return error
+        self.outcomes.sort(key=lambda one: one.path)
+        return None
+
+    async def _inputs(
+        self, reading: Reading, files: Sequence[Path], advance: Callable[[], None]
+    ) -> AsyncIterator[DocumentInput]:
+        for path in files:
+            try:
+                given = await asyncio.to_thread(reading.read, path)
+            except LLMStackError as error:
+                self.outcomes.append(_failed(path, str(error)))
+                advance()
+                continue
+            self._sent.append(path)
+            yield given
+
+
+def _failed(path: Path, reason: str) -> FileOutcome:
+    said = reason.removeprefix("path: ").removeprefix(f"{path} ").strip()
+    return FileOutcome(path=str(path), outcome="failed", note=" ".join(said.split()))
+
+
+def _outcome(path: Path, result: AddResult) -> FileOutcome:
+    if result.error is not None or result.document is None:
+        return _failed(path, result.error or "it was not stored")
+    # A document that was there before has chunks to keep or to delete.
+    is_new = not (result.chunks_kept or result.chunks_deleted)
+    return FileOutcome(
+        path=str(path),
+        outcome="unchanged" if result.unchanged else "added" if is_new else "updated",
+        id_at_origin=result.id_at_origin,
+        document_id=result.document.id,
+        document_type=result.document.document_type,
+        chunks=result.chunks_created + result.chunks_kept,
+        embeddings_pending=result.embeddings_pending,
+        note=_note(result, is_new=is_new),
+        embedding_error=result.embedding_error,
+    )
+
+
+def _note(result: AddResult, *, is_new: bool) -> str:
+    notes = []
+    if not result.unchanged and not is_new:
+        notes.append(f"{result.chunks_created} new, {result.chunks_kept} kept, {result.chunks_deleted} gone")
+    if result.cleaned:
+        notes.append("characters that PostgreSQL cannot store were removed")
+    return "; ".join(notes)
+
+
+@contextlib.contextmanager
+def progress_of(total: int, what: str = "ingesting") -> Iterator[Callable[[], None]]:
+    """A bar on stderr where that is a terminal; yields what moves it by one."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from .output import console
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console(error=True), transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda: progress.advance(task)

@@ -1,0 +1,93 @@
+"""Synthetic corpora: Zipf-distributed words, some of them of the text's topic; a text's vector follows from its words."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+TERMS, TOPICS, TOPIC_TERMS, WORDS, DIMENSIONS = 20_000, 200, 60, 120, 384
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One chunk of a corpus."""
+
+    number: int
+    text: str
+    vector: Floats
+
+
+class Generator:
+    """The same corpus for the same seed, passage by passage."""
+
+    def __init__(self, seed: int = 7) -> None:
+        rng = np.random.default_rng(seed)
+        self._seed = seed
+        self._words = [_word(number) for number in range(TERMS)]
+        shares = 1.0 / np.arange(1, TERMS + 1) ** 1.05
+        self._shares = shares / shares.sum()
+        rarity = np.log(1.0 / self._shares)
+        self._weights = ((rarity / rarity.max()) ** 2).astype(np.float32)
+        self._directions = rng.standard_normal((TERMS, DIMENSIONS)).astype(np.float32)
+        self._topics = [rng.choice(np.arange(300, TERMS), TOPIC_TERMS, replace=False) for _ in range(TOPICS)]
+
+    def passages(self, count: int) -> Iterator[Passage]:
+        """The first `count` passages."""
+        for number in range(count):
+            rng = np.random.default_rng((self._seed, number))
+            terms = rng.choice(TERMS, WORDS, p=self._shares)
+            topical = rng.random(WORDS) < 0.35
+            terms[topical] = rng.choice(self._topics[rng.integers(TOPICS)], int(topical.sum()))
+            yield Passage(number, self._text(terms), self._vector(terms))
+
+    def queries(self, count: int, *, words: int = 3) -> list[Passage]:
+        """Queries of a few words of one topic."""
+        found = []
+        for number in range(count):
+            rng = np.random.default_rng((self._seed, 10_000_000 + number))
+            terms = rng.choice(self._topics[rng.integers(TOPICS)], words, replace=False)
+            found.append(Passage(number, self._text(terms), self._vector(terms)))
+        return found
+
+    def _text(self, terms: NDArray[np.int64]) -> str:
+        return " ".join(self._words[term] for term in terms)
+
+    def _vector(self, terms: NDArray[np.int64]) -> Floats:
+        total: Floats = (self._directions[terms] * self._weights[terms, None]).sum(0)
+        return total / np.float32(np.linalg.norm(total) + 1e-9)
+
+
+def _word(number: int) -> str:
+    """A pronounceable word that no stemmer joins with another."""
+    syllables = [c + v for c in "bdfgklmnprtvz" for v in "aou"]
+    digest = hashlib.sha256(str(number).encode()).digest()
+    return "".join(syllables[byte % len(syllables)] for byte in digest[:3]) + syllables[number % len(syllables)] + "k"
+
+
+class Lookup:
+    """An embedder that knows the vectors of a corpus beforehand, so that embedding costs next to nothing."""
+
+    provider = "benchmark"
+    model = "given"
+
+    def __init__(self, *, name: str = "benchmark/given", dimensions: int = DIMENSIONS) -> None:
+        self.name = name
+        self.dimensions = dimensions
+        self._known: dict[str, Sequence[float]] = {}
+
+    def learn(self, text: str, vector: Floats) -> None:
+        """Remember the vector of a text."""
+        self._known[text] = vector.tolist()
+
+    def forget(self) -> None:
+        """Drop what was learnt."""
+        self._known.clear()
+
+    async def embed(self, texts: Sequence[str], *, kind: str = "document") -> list[list[float]]:
+        """The vectors given for the texts; the title line of a chunk is not part of its text."""
+        return [list(self._known[text.split("\n", 1)[-1]]) for text in texts]

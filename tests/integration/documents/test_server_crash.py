@@ -1,0 +1,93 @@
+"""The server is killed in the middle: every document is whole or absent, and the run can be repeated."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import psutil  # type: ignore[import-untyped]  # it ships no types
+import pytest
+from document_support import Words, added, counted, document, found, half_documents
+
+from llmstack import LLMStack
+from llmstack.db.embedded import EmbeddedServer, start
+from llmstack.documents import AddResult, ChunkEmbedding, Document, DocumentInput, ingestion
+from llmstack.errors import DatabaseUnavailable
+
+DOCUMENTS = 400
+
+
+def inputs() -> Iterator[DocumentInput]:
+    for number in range(DOCUMENTS):
+        passages = [f"document{number} passage{passage}" for passage in range(5)]
+        yield document(f"d{number}", "\n".join(passages), chunking=lambda content: content.split("\n"))
+
+
+def kill(server: EmbeddedServer) -> None:
+    """Kill the server and its backends, as a loss of power would."""
+    postmaster = psutil.Process(int((server.data_dir / "postmaster.pid").read_text().splitlines()[0]))
+    for process in [postmaster, *postmaster.children(recursive=True)]:
+        os.kill(process.pid, signal.SIGKILL)
+    psutil.wait_procs([postmaster], timeout=10)
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    server = start(tmp_path_factory.mktemp("crash") / "data", announce=False)
+    yield server
+    server.release()
+
+
+async def test_after_a_kill_every_document_is_whole_or_absent_and_the_run_can_be_repeated(
+    server: EmbeddedServer, words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 20)
+    async with LLMStack.open(server.url, embedder=words.embedder()) as stack:
+        survivors: set[str] = set()
+        for moment in (60, 150, 260):
+            kept = await _run_until_killed(stack, server, after=moment)
+            again = start(server.data_dir, announce=False)
+            try:
+                async with LLMStack.open(server.url, embedder=words.embedder()) as restarted:
+                    survivors |= kept
+                    await _check(restarted, survivors)
+            finally:
+                again.release()
+        results = await _repeated(stack)
+        assert {result.error for result in results} == {None}
+        assert survivors <= {result.id_at_origin for result in results if result.unchanged}
+        assert await counted(stack, Document) == DOCUMENTS
+        assert await counted(stack, ChunkEmbedding) == 5 * DOCUMENTS
+        assert await found(stack, "document77", mode="text") == ["d77"]
+
+
+async def _run_until_killed(stack: LLMStack, server: EmbeddedServer, *, after: int) -> set[str]:
+    seen: list[AddResult] = []
+
+    async def run() -> None:
+        async for result in stack.documents.add_many(inputs()):
+            assert result.error is None
+            seen.append(result)
+            if len(seen) == after:
+                kill(server)
+
+    with pytest.raises(DatabaseUnavailable):
+        await run()
+    assert len(seen) >= after
+    return {result.id_at_origin for result in seen}
+
+
+async def _check(stack: LLMStack, survivors: set[str]) -> None:
+    page = await stack.documents.list(owner_id="acme", limit=1000)
+    assert survivors <= {item.id_at_origin for item in page.items}
+    assert await half_documents(stack) == []
+    assert await counted(stack, ChunkEmbedding) == 5 * page.total
+
+
+async def _repeated(stack: LLMStack) -> list[AddResult]:
+    # The pool may still hold a connection to the server that died.
+    try:
+        return await added(stack, inputs())
+    except DatabaseUnavailable:
+        return await added(stack, inputs())

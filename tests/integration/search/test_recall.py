@@ -1,0 +1,219 @@
+"""Exact, index and guard: whichever path a search takes, the page is full and right."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from search_support import CORPUS, Passage, add_passages, search
+from sqlalchemy import event, text
+from wire_support import counting_round_trips
+
+from llmstack.db import Database, Service
+from llmstack.documents.embedding import EMBEDDED
+from llmstack.documents.models import Chunk
+from llmstack.documents.repository import vector_source
+from llmstack.embeddings import CallableEmbedder, EmbeddingService, Space
+from llmstack.search import SearchOptions, hybrid
+from llmstack.settings import Settings
+
+DIMENSIONS, ROWS, STRANGERS = 8, 400, 1200
+_random = random.Random(11)
+VECTORS = [[round(_random.uniform(-1, 1), 3) for _ in range(DIMENSIONS)] for _ in range(ROWS)]
+TARGET = VECTORS[0]
+
+
+class World:
+    """An owner among strangers, whose vectors are all nearer to the target, behind one index."""
+
+    def __init__(self, service: Service, space: Space, ids: list[uuid.UUID]) -> None:
+        self.service, self.space, self.ids = service, space, ids
+
+    def nearest(self, rows: list[int], limit: int) -> list[uuid.UUID]:
+        """The exact answer among these rows of the owner."""
+        stored = np.array([VECTORS[row] for row in rows], dtype=np.float16).astype(float)
+        target = np.array(TARGET, dtype=np.float16).astype(float)
+        cosine = stored @ target / np.linalg.norm(stored, axis=1) / np.linalg.norm(target)
+        return [self.ids[rows[place]] for place in np.argsort(-cosine)[:limit]]
+
+    async def search(self, *, exact_rows: int, limit: int = 10, **arguments: Any) -> Any:
+        options = SearchOptions(exact_rows=exact_rows, candidates=arguments.pop("candidates", 50))
+        return await search(
+            self.service, vector=TARGET, space=self.space, options=options, limit=limit, **arguments
+        )
+
+
+@pytest.fixture
+async def world(llmstack_service: Service) -> World:
+    embedder = CallableEmbedder(lambda texts: [TARGET] * len(texts), name="test", dimensions=DIMENSIONS)
+    embeddings = EmbeddingService(llmstack_service, EMBEDDED, embedder, Settings())
+    space = await embeddings.space()
+    owners = await _owners_of_one_partition(llmstack_service)
+    near = [
+        Passage("tax", owner_id=owners[number % len(owners)], vector=[part + 0.001 * (number % 7) for part in TARGET])
+        for number in range(STRANGERS)
+    ]
+    await add_passages(llmstack_service, near, space=space)
+    ids = await add_passages(llmstack_service, [Passage("tax law", vector=v) for v in VECTORS], space=space)
+    await embeddings.build_index()
+    async with llmstack_service.session() as session:
+        await session.execute(text("ANALYZE"))
+        await session.commit()
+    return World(llmstack_service, space, ids)
+
+
+async def _owners_of_one_partition(service: Service) -> list[str]:
+    """Owners whose vectors lie in the same partition, and so in the same graph, as acme's."""
+    statement = text(
+        "SELECT name FROM (SELECT 'stranger ' || n AS name FROM generate_series(1, 400) AS n) AS names "
+        "WHERE satisfies_hash_partition('llmstack.chunk_embeddings'::regclass, 16, "
+        "(SELECT r FROM generate_series(0, 15) AS r WHERE "
+        "satisfies_hash_partition('llmstack.chunk_embeddings'::regclass, 16, r, 'acme'::text)), name) LIMIT 5"
+    )
+    async with service.session() as session:
+        return list((await session.execute(statement)).scalars())
+
+
+def paths(rows: Any) -> set[str]:
+    return {row.vector_path for row in rows}
+
+
+async def test_an_owner_with_few_rows_is_compared_exactly(world: World) -> None:
+    rows = await world.search(exact_rows=ROWS)
+    assert paths(rows) == {"exact"}
+    assert [row.id for row in rows] == world.nearest(list(range(ROWS)), 10)
+
+
+async def test_an_owner_with_many_rows_goes_by_the_index_and_gets_a_full_right_page(world: World) -> None:
+    rows = await world.search(exact_rows=ROWS - 1, candidates=100)
+    assert paths(rows) == {"index"}
+    assert [row.id for row in rows] == world.nearest(list(range(ROWS)), 10)
+
+
+async def test_the_index_hands_over_as_many_rows_as_are_asked_for(world: World) -> None:
+    # More than hnsw.ef_search is by default, and than the graph shows before the strangers are left out.
+    rows = await world.search(exact_rows=ROWS - 1, limit=150, candidates=150)
+    assert paths(rows) == {"index"}
+    exact = world.nearest(list(range(ROWS)), 150)
+    assert len(rows) == 150
+    assert len({row.id for row in rows} & set(exact)) >= 148
+
+
+async def test_a_limit_above_the_candidates_and_above_the_rows_returns_all_rows(world: World) -> None:
+    rows = await world.search(exact_rows=0, limit=1000, candidates=1)
+    assert paths(rows) == {"exact"}
+    assert [row.id for row in rows] == world.nearest(list(range(ROWS)), ROWS)
+
+
+async def test_candidates_beyond_the_breadth_of_any_index_scan_are_answered(world: World) -> None:
+    rows = await world.search(exact_rows=0, limit=5, candidates=5000)
+    assert [row.id for row in rows] == world.nearest(list(range(ROWS)), 5)
+
+
+@pytest.mark.parametrize(("exact_rows", "path"), [(1000, "exact"), (55, "index")])
+async def test_a_filter_is_obeyed_on_every_path(world: World, exact_rows: int, path: str) -> None:
+    kept = list(range(0, ROWS, 4))
+    where = [Chunk.position % 4 == 0]
+    rows = await world.search(exact_rows=exact_rows, where=where)
+    assert paths(rows) == {path}
+    assert [row.id for row in rows] == world.nearest(kept, 10)
+
+
+async def test_a_short_index_scan_is_replaced_by_an_exact_one(world: World) -> None:
+    # The scan gives up after a few tuples, long before it has met enough of the owner's rows.
+    async with world.service.single_statements() as session:
+        await session.execute(text("SET hnsw.max_scan_tuples = 1"))
+        await session.execute(text("SET hnsw.scan_mem_multiplier = 1"))
+        statement = hybrid(
+            Chunk,
+            corpus=CORPUS,
+            owner_id="acme",
+            vector=TARGET,
+            source=vector_source(world.space),
+            where=[Chunk.position % 7 == 0],
+            options=SearchOptions(exact_rows=51, candidates=51, ef_search=1),
+        )
+        rows = (await session.execute(statement)).all()
+        await session.execute(text("RESET ALL"))
+    assert paths(rows) == {"guard"}
+    assert [row.id for row in rows] == world.nearest(list(range(0, ROWS, 7)), 10)
+
+
+@pytest.mark.parametrize("rows_there", [0, 1, 9])
+async def test_an_owner_with_few_rows_among_many_gets_all_of_them(world: World, rows_there: int) -> None:
+    passages = [Passage("small", owner_id="small", vector=v) for v in VECTORS[:rows_there]]
+    if passages:
+        await add_passages(world.service, passages, space=world.space)
+    rows = await world.search(exact_rows=0, owner_id="small", query="small tax")
+    assert len(rows) == rows_there
+
+
+async def test_an_index_that_does_not_exist_costs_time_and_no_row(llmstack_service: Service, world: World) -> None:
+    async with llmstack_service.session() as session:
+        await session.execute(text(f"DROP INDEX llmstack.ix_chunk_embeddings_s{world.space.id}"))
+        await session.commit()
+    rows = await world.search(exact_rows=0)
+    assert [row.id for row in rows] == world.nearest(list(range(ROWS)), 10)
+
+
+@contextmanager
+def statements_of(service: Service) -> Iterator[list[str]]:
+    """What is sent to the driver."""
+    sent: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        sent.append(statement)
+
+    engine = service.database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+async def test_a_search_is_one_statement(world: World) -> None:
+    for exact_rows in (1000, 60):
+        with statements_of(world.service) as sent:
+            rows = await world.search(exact_rows=exact_rows, query="tax -unheard", where=[Chunk.position > 3])
+        assert len(rows) == 10
+        assert len(sent) == 1
+
+
+async def test_a_search_is_one_round_trip(world: World) -> None:
+    url = world.service.database.engine.url
+    async with counting_round_trips(url) as (through, counted):
+        database = Database(through.set(query={**through.query, "sslmode": "disable"}))
+        async with database:
+            service = database.service()
+            there = World(service, world.space, world.ids)
+            for _ in range(2):
+                await there.search(exact_rows=60, query="tax")
+            counted.clear()
+            rows = await there.search(exact_rows=60, query="tax")
+    assert len(rows) == 10
+    assert counted["S"] + counted["Q"] == 1
+
+
+async def test_the_settings_of_a_search_end_with_its_transaction(world: World) -> None:
+    names = ("hnsw.ef_search", "hnsw.iterative_scan", "ivfflat.iterative_scan")
+    options = SearchOptions(exact_rows=0, candidates=50, ef_search=333)
+    statement = hybrid(
+        Chunk, corpus=CORPUS, owner_id="acme", vector=TARGET, source=vector_source(world.space), options=options
+    )
+    read = text("SELECT " + ", ".join(f"current_setting('{name}')" for name in names))
+    async with world.service.single_statements() as session:
+        before = (await session.execute(read)).one()
+        rows = (await session.execute(statement)).all()
+        assert paths(rows) == {"index"}
+        assert (await session.execute(read)).one() == before
+    async with world.service.session() as session:
+        await session.execute(statement)
+        assert (await session.execute(read)).one() == ("333", "strict_order", "relaxed_order")
+        await session.rollback()
+        assert (await session.execute(read)).one() == before
