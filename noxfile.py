@@ -49,6 +49,8 @@ def types(session: nox.Session) -> None:
     """Check types, strictly."""
     session.install("-e", ".[all]", *TEST_TOOLS, *TYPE_TOOLS, "nox")
     session.run("mypy")
+    for conftest in sorted((HERE / "tests").rglob("conftest.py")):
+        session.run("mypy", "--exclude", "^$", str(conftest))
 
 
 @nox.session
@@ -56,7 +58,9 @@ def types(session: nox.Session) -> None:
 @nox.parametrize("sqlalchemy", ["2.0", "2.1"])
 def matrix(session: nox.Session, sqlalchemy: str, postgres: str) -> None:
     """Run every test on each supported pair of SQLAlchemy and PostgreSQL."""
-    session.install("-e", ".[all]", *TEST_TOOLS, *LINT_TOOLS, "hatchling", "build", f"sqlalchemy[asyncio]~={sqlalchemy}.0")
+    session.install(
+        "-e", ".[all]", *TEST_TOOLS, *LINT_TOOLS, "hatchling", "build", f"sqlalchemy[asyncio]~={sqlalchemy}.0"
+    )
     session.run("pytest", *session.posargs, env={"LLMSTACK_TEST_POSTGRES_VERSION": postgres})
 
 

@@ -35,7 +35,9 @@ class Settings(BaseSettings):
     )
     application_name: str = Field("llmstack", description="shown in pg_stat_activity")
     statement_cache_size: int | None = Field(
-        None, ge=0, description="prepared statements kept on each connection; none is 100 and 50 for each service"
+        None,
+        ge=0,
+        description="prepared statements kept on each connection; none is 100 and 50 for each service",
     )
     behind_pooler: bool = Field(False, description="work through PgBouncer in transaction mode")
 

@@ -69,9 +69,7 @@ class LLMStack:
         async with contextlib.AsyncExitStack() as opened:
             if url is None:
                 url = await opened.enter_async_context(_embedded(Path(data_dir) if data_dir else settings.data_dir))
-            stack = await opened.enter_async_context(
-                cls(url, schema=schema, embedder=embedder, settings=settings)
-            )
+            stack = await opened.enter_async_context(cls(url, schema=schema, embedder=embedder, settings=settings))
             await (stack.migrate() if migrate else stack.require_current())
             await stack.database.check_pool()
             yield stack

@@ -42,9 +42,7 @@ async def demo(
     call: Invocation,
     path: Annotated[
         Path | None,
-        typer.Argument(
-            help="Files of your own; without it llmstack's README and sources.", show_default=False
-        ),
+        typer.Argument(help="Files of your own; without it llmstack's README and sources.", show_default=False),
     ] = None,
 ) -> int:
     """Ingest files into the embedded server and ask three questions.
@@ -112,9 +110,7 @@ async def _questions(stack: LLMStack, *, own: bool) -> Sequence[str]:
     if not own:
         return _OUR_QUESTIONS
     page = await stack.documents.list(owner_id=_OWNER, limit=_QUESTIONS)
-    return [
-        " ".join(re.findall(r"\w+", Path(one.name).stem.replace("_", " "))) or one.name for one in page.items
-    ]
+    return [" ".join(re.findall(r"\w+", Path(one.name).stem.replace("_", " "))) or one.name for one in page.items]
 
 
 async def _ask(stack: LLMStack, question: str) -> None:
@@ -125,11 +121,7 @@ async def _ask(stack: LLMStack, question: str) -> None:
     hits = await stack.documents.search(owner_id=_OWNER, query=question, limit=_HITS)
     elapsed = (time.perf_counter() - began) * 1000
     mode = used_mode(stack, hits, None)
-    show(
-        Text.assemble(
-            "\n", ("? ", "bold magenta"), (question, "bold"), (f"   {elapsed:.0f} ms, {mode}\n", "dim")
-        )
-    )
+    show(Text.assemble("\n", ("? ", "bold magenta"), (question, "bold"), (f"   {elapsed:.0f} ms, {mode}\n", "dim")))
     show_hits(question, hits)
 
 

@@ -65,9 +65,7 @@ class Finding:
 
 def failure(name: str, error: LLMStackError, way_out: str | None = None) -> Finding:
     """A matter that could not be examined."""
-    hint = (
-        way_out or "check --url or LLMSTACK_DATABASE_URL, and that the server runs and lets this machine in"
-    )
+    hint = way_out or "check --url or LLMSTACK_DATABASE_URL, and that the server runs and lets this machine in"
     return Finding(name, "problem", described(error), None if "pip install" in str(error) else hint)
 
 
@@ -183,9 +181,7 @@ class _Examination:
             message = await self.stack.database.check_pool()
         if message is not None:
             wanted, _, _ = message.partition(";")
-            way_out = (
-                "lower LLMSTACK_POOL_SIZE and LLMSTACK_MAX_OVERFLOW, or raise max_connections on the server"
-            )
+            way_out = "lower LLMSTACK_POOL_SIZE and LLMSTACK_MAX_OVERFLOW, or raise max_connections on the server"
             return Finding("pool", "problem", wanted, way_out)
         settings = self.call.settings
         if settings.behind_pooler:
@@ -203,9 +199,7 @@ class _Examination:
         if behind := [f"{one.module} ({one.pending})" for one in modules if one.pending]:
             said = f"schema {schema!r} has pending migrations: {', '.join(behind)}"
             return Finding("migrations", "problem", said, self._command("migrate"))
-        return Finding(
-            "migrations", "ok", f"schema {schema!r}: " + ", ".join(str(one.current) for one in modules)
-        )
+        return Finding("migrations", "ok", f"schema {schema!r}: " + ", ".join(str(one.current) for one in modules))
 
     async def privileges(self) -> Finding:
         from ..db.base import Base
@@ -216,9 +210,7 @@ class _Examination:
         if row.has_usage and not row.missing:
             return Finding("privileges", "ok", f"role {row.role!r} may read and write every table")
         lacking = row.missing if row.has_usage else "USAGE on the schema"
-        way_out = "as the owner of the schema: " + self._command(
-            "migrate", "grants", "--role", row.role, "--apply"
-        )
+        way_out = "as the owner of the schema: " + self._command("migrate", "grants", "--role", row.role, "--apply")
         return Finding("privileges", "problem", f"role {row.role!r} lacks {lacking}", way_out)
 
     async def pending_work(self) -> Finding:
@@ -235,18 +227,13 @@ class _Examination:
         if not spaces:
             return Finding("spaces", "ok", "none yet: one is made when the first text is embedded")
         said = "; ".join(
-            f"{space.name} has {counted(space.vectors, 'vector')}, {space.coverage:.1%} covered, "
-            f"index {space.index}"
+            f"{space.name} has {counted(space.vectors, 'vector')}, {space.coverage:.1%} covered, index {space.index}"
             for space in spaces
         )
         if any(space.index in ("absent", "none") and space.vectors > INDEX_WORTHWHILE for space in spaces):
-            return Finding(
-                "spaces", "problem", f"{said}: exact scans are slow", self._command("embeddings", "index")
-            )
+            return Finding("spaces", "problem", f"{said}: exact scans are slow", self._command("embeddings", "index"))
         if any(space.coverage < 1 and space.state == "active" for space in spaces):
-            way_out = (
-                f"{self._command('embeddings', 'backfill')}, then {self._command('embeddings', 'process')}"
-            )
+            way_out = f"{self._command('embeddings', 'backfill')}, then {self._command('embeddings', 'process')}"
             return Finding("spaces", "note", said, way_out)
         return Finding("spaces", "ok", said)
 

@@ -54,7 +54,5 @@ def _show(findings: Sequence[Finding], problems: int) -> None:
         detail = Text(printable(finding.detail))
         if finding.way_out:
             detail.append(f"\n-> {printable(finding.way_out)}", style="cyan")
-        grid.add_row(
-            Text(finding.status, style=_STYLES[finding.status]), Text(finding.name, style="bold"), detail
-        )
+        grid.add_row(Text(finding.status, style=_STYLES[finding.status]), Text(finding.name, style="bold"), detail)
     show(grid, Text(f"\n{counted(problems, 'problem') if problems else 'no problems'} found", style="bold"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, NotFound
 from .exits import FAILED, OK, say
 from .invocation import Invocation, Json, Owner, verb
 from .output import counted, emit_json, plain, printable, show, table
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from ..documents import Chunk, Document
     from ..stack import LLMStack
 
-Ids = Annotated[
-    list[str], typer.Argument(metavar="ID...", help="Ids, or ids at the origin.", show_default=False)
-]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids, or ids at the origin.", show_default=False)]
 
 app = typer.Typer(help="List, show, delete, restore and purge documents.", no_args_is_help=True)
 
@@ -32,13 +30,9 @@ async def list_documents(
     *,
     owner: Owner,
     limit: Annotated[int, typer.Option("--limit", "-n", help="Documents of one page.")] = 50,
-    cursor: Annotated[
-        str | None, typer.Option(help="Where the page before ended.", show_default=False)
-    ] = None,
+    cursor: Annotated[str | None, typer.Option(help="Where the page before ended.", show_default=False)] = None,
     type: Annotated[list[str] | None, typer.Option(help="Only these types.", show_default=False)] = None,
-    language: Annotated[
-        list[str] | None, typer.Option(help="Only these languages.", show_default=False)
-    ] = None,
+    language: Annotated[list[str] | None, typer.Option(help="Only these languages.", show_default=False)] = None,
     deleted: Annotated[bool, typer.Option("--deleted", help="Those that can be restored.")] = False,
     json: Json = False,
 ) -> None:
@@ -54,9 +48,7 @@ async def list_documents(
             deleted=deleted,
         )
     if json:
-        emit_json(
-            {"total": page.total, "cursor": page.cursor, "documents": [_as_json(one) for one in page.items]}
-        )
+        emit_json({"total": page.total, "cursor": page.cursor, "documents": [_as_json(one) for one in page.items]})
         return
     if page.items:
         columns = ["id", "name", "type", "language", "bytes", "updated", "id at origin"]
@@ -101,6 +93,8 @@ async def show_document(
     """Show one document."""
     async with call.stack() as stack:
         document_id = await _resolved(stack, owner, document)
+        if isinstance(document_id, str):
+            raise NotFound(f"owner {owner!r} has no document of this id: {document}")
         found = await stack.documents.get(owner_id=owner, document_id=document_id)
         passages = await stack.documents.chunks(owner_id=owner, document_id=found.id)
     if json:
@@ -200,6 +194,4 @@ async def refresh_statistics(call: Invocation, *, json: Json = False) -> None:
     elif refreshed is None:
         typer.echo("another process is doing so right now")
     else:
-        typer.echo(
-            f"read {counted(refreshed.row_count, 'chunk')}, {refreshed.average_length:.0f} words on average"
-        )
+        typer.echo(f"read {counted(refreshed.row_count, 'chunk')}, {refreshed.average_length:.0f} words on average")

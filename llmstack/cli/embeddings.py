@@ -41,9 +41,7 @@ async def show_status(call: Invocation, *, owner: AnyOwner = None, json: Json = 
     typer.echo(f"pending:  {queue_line(pending)}")
     _show_spaces(spaces)
     if pending.set_aside:
-        typer.echo(
-            f"\nto try those set aside again: {call.options.command('embeddings', 'process', '--retry')}"
-        )
+        typer.echo(f"\nto try those set aside again: {call.options.command('embeddings', 'process', '--retry')}")
     elif pending.waiting:
         typer.echo(f"\nto embed them: {call.options.command('embeddings', 'process')}")
 
@@ -96,12 +94,8 @@ async def process_pending(
     call: Invocation,
     *,
     owner: AnyOwner = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", "-n", help="Chunks at most.", show_default=False)
-    ] = None,
-    retry: Annotated[
-        bool, typer.Option("--retry", help="Take those up again that failed too often.")
-    ] = False,
+    limit: Annotated[int | None, typer.Option("--limit", "-n", help="Chunks at most.", show_default=False)] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Take those up again that failed too often.")] = False,
     json: Json = False,
 ) -> int:
     """Embed what is waiting; any number of processes may do so at once."""
@@ -137,9 +131,7 @@ async def backfill(call: Invocation, *, owner: AnyOwner = None, json: Json = Fal
 async def build_index(
     call: Invocation,
     *,
-    drop: Annotated[
-        bool, typer.Option("--drop", help="Drop it instead; searches become exact scans.")
-    ] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Drop it instead; searches become exact scans.")] = False,
     json: Json = False,
 ) -> None:
     """Build the approximate index of the embedder's space while everybody reads and writes."""
@@ -157,9 +149,7 @@ async def build_index(
         typer.echo(f"dropped the index of {name}")
     else:
         typer.echo(
-            f"built {counted(len(built), 'index partition')} of {name}"
-            if built
-            else f"{name} is indexed already"
+            f"built {counted(len(built), 'index partition')} of {name}" if built else f"{name} is indexed already"
         )
 
 

@@ -58,9 +58,7 @@ def exit_code(error: BaseException) -> int:
 def described(error: BaseException) -> str:
     """The error in one line; of bad settings the names alone, for a value may be a secret."""
     if isinstance(error, InvalidSettings):
-        return "; ".join(
-            f"{_variable(item['loc'])}: {item['msg']}" for item in error.errors(include_input=False)
-        )
+        return "; ".join(f"{_variable(item['loc'])}: {item['msg']}" for item in error.errors(include_input=False))
     said = " ".join(str(getattr(error, "orig", None) or error).split())
     if isinstance(error, errors.LLMStackError):
         return said

@@ -43,18 +43,14 @@ async def ingest(
     ] = None,
     metadata: Annotated[
         list[str] | None,
-        typer.Option(
-            help="KEY=VALUE on every document, again for more; VALUE may be JSON.", show_default=False
-        ),
+        typer.Option(help="KEY=VALUE on every document, again for more; VALUE may be JSON.", show_default=False),
     ] = None,
     chunking: Annotated[
         str, typer.Option(help="hierarchical, fixed_size, sliding_window, semantic or none.")
     ] = "hierarchical",
     relative_to: Annotated[
         Path | None,
-        typer.Option(
-            help="Make identities relative to this folder, the same on every machine.", show_default=False
-        ),
+        typer.Option(help="Make identities relative to this folder, the same on every machine.", show_default=False),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the files, store nothing.")] = False,
     json: Json = False,
@@ -157,5 +153,5 @@ def _say_what_is_owed(call: Invocation, outcomes: Sequence[FileOutcome]) -> None
     reason = next((outcome.embedding_error for outcome in outcomes if outcome.embedding_error), None)
     if owed or reason:
         why = f" ({' '.join(reason.split())})" if reason else ""
-        say(f"warning: {counted(owed, 'chunk')} have no vector yet{why}", color="yellow")
+        say(f"warning: {counted(owed, 'chunk')} without a vector yet{why}", color="yellow")
         say(f"try:   {call.options.command('embeddings', 'process')}")

@@ -9,7 +9,7 @@ import inspect
 import logging
 import shlex
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -32,9 +32,7 @@ def _print_version(wanted: bool) -> None:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Owner = Annotated[str, typer.Option("--owner", "-o", help="Whose documents; every owner sees its own alone.")]
-AnyOwner = Annotated[
-    str | None, typer.Option("--owner", "-o", help="Only this owner's; without it everybody's.")
-]
+AnyOwner = Annotated[str | None, typer.Option("--owner", "-o", help="Only this owner's; without it everybody's.")]
 
 Url = Annotated[
     str | None,
@@ -46,15 +44,11 @@ Url = Annotated[
 ]
 Schema = Annotated[
     str | None,
-    typer.Option(
-        help="PostgreSQL schema of the tables (LLMSTACK_SCHEMA).", rich_help_panel=_PANEL, show_default=False
-    ),
+    typer.Option(help="PostgreSQL schema of the tables (LLMSTACK_SCHEMA).", rich_help_panel=_PANEL, show_default=False),
 ]
 DataDir = Annotated[
     Path | None,
-    typer.Option(
-        help="Folder of the embedded server (LLMSTACK_DATA_DIR).", rich_help_panel=_PANEL, show_default=False
-    ),
+    typer.Option(help="Folder of the embedded server (LLMSTACK_DATA_DIR).", rich_help_panel=_PANEL, show_default=False),
 ]
 EmbedderName = Annotated[
     str | None,
@@ -64,9 +58,7 @@ EmbedderName = Annotated[
         show_default=False,
     ),
 ]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", help="Show tracebacks and every warning.", rich_help_panel=_PANEL)
-]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show tracebacks and every warning.", rich_help_panel=_PANEL)]
 Version = Annotated[
     bool,
     typer.Option(
@@ -95,9 +87,7 @@ class Options:
     def settings(self) -> Settings:
         """The settings: the command line wins over the environment."""
         if self.url is not None and self.data_dir is not None:
-            raise ConfigurationError(
-                "--data-dir is for the embedded server; give --url or --data-dir, not both"
-            )
+            raise ConfigurationError("--data-dir is for the embedded server; give --url or --data-dir, not both")
         given: dict[str, Any] = {
             "LLMSTACK_SCHEMA": self.schema,
             "database_url": self.url,
@@ -212,13 +202,21 @@ def _entry(work: Callable[..., Awaitable[int | None]]) -> Callable[..., None]:
         given = Options(**{field.name: arguments.pop(field.name) for field in _FIELDS})
         context.obj = given.over(context.obj)
         # A group that is about to run one of its commands only hands the options on.
-        if context.invoked_subcommand is None:
+        if context.invoked_subcommand is not None:
+            _refuse_lost(own, arguments, context.invoked_subcommand)
+        else:
             execute(context.obj, lambda invocation: work(invocation, **arguments))
 
     entry.__doc__ = work.__doc__
     entry.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     entry.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return entry
+
+
+def _refuse_lost(own: Sequence[inspect.Parameter], arguments: Mapping[str, object], subcommand: str) -> None:
+    for parameter in own:
+        if arguments[parameter.name] != parameter.default:
+            raise typer.BadParameter(f"give --{parameter.name} after {subcommand!r}, if it takes it")
 
 
 def _global(

@@ -18,7 +18,7 @@ Module = Annotated[
     typer.Option(help="Only this module and what it needs, for instance documents.", show_default=False),
 ]
 
-app = typer.Typer(help="Bring schemas up to date; status, check, sql, grants.", no_args_is_help=False)
+app = typer.Typer()
 
 
 def _target(module: str | None) -> str:
@@ -140,9 +140,7 @@ async def check_models(call: Invocation, *, json: Json = False) -> int:
         emit_json({schema: {"differences": lines} for schema, lines in found.items()})
     else:
         for schema, lines in found.items():
-            typer.echo(
-                f"schema {schema!r}: " + ("tables and models differ" if lines else "as the models say")
-            )
+            typer.echo(f"schema {schema!r}: " + ("tables and models differ" if lines else "as the models say"))
             for line in lines:
                 typer.echo(f"  {line}")
     return _together(errors) or (FAILED if any(found.values()) else OK)
@@ -170,9 +168,7 @@ async def give_grants(
     call: Invocation,
     *,
     role: Annotated[str, typer.Option(help="The role that the application runs as.")],
-    apply: Annotated[
-        bool, typer.Option("--apply", help="Execute them too; needs the owner of the schema.")
-    ] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Execute them too; needs the owner of the schema.")] = False,
     json: Json = False,
 ) -> int:
     """Print the rights that a run-time role needs to read and write rows; `--apply` also grants them."""
@@ -186,9 +182,7 @@ async def give_grants(
     if apply:
         _, errors = await _each(call, lambda engine, schema: apply_grants(engine, schema=schema, role=role))
     if json:
-        emit_json(
-            {"applied": apply and not errors, "statements": {s: sql.splitlines() for s, sql in texts.items()}}
-        )
+        emit_json({"applied": apply and not errors, "statements": {s: sql.splitlines() for s, sql in texts.items()}})
     else:
         for sql in texts.values():
             typer.echo(sql)

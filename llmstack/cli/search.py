@@ -50,17 +50,11 @@ async def search(
     alpha: Annotated[
         float | None, typer.Option(help="Weight of the vector leg, from 0 to 1.", show_default=False)
     ] = None,
-    type: Annotated[
-        list[str] | None, typer.Option(help="Only these document types.", show_default=False)
-    ] = None,
-    language: Annotated[
-        list[str] | None, typer.Option(help="Only these languages.", show_default=False)
-    ] = None,
+    type: Annotated[list[str] | None, typer.Option(help="Only these document types.", show_default=False)] = None,
+    language: Annotated[list[str] | None, typer.Option(help="Only these languages.", show_default=False)] = None,
     metadata: Annotated[
         str | None,
-        typer.Option(
-            help='Filter as JSON, for instance {"team": "hr", "year": {"$gte": 2024}}.', show_default=False
-        ),
+        typer.Option(help='Filter as JSON, for instance {"team": "hr", "year": {"$gte": 2024}}.', show_default=False),
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show each leg's rank and score.")] = False,
     json: Json = False,
@@ -104,9 +98,7 @@ def _parsed(metadata: str | None) -> dict[str, Any] | None:
 
 def used_mode(stack: LLMStack, hits: Sequence[SearchHit], asked: str | None) -> str:
     """The mode that answered: without an answer of the embedder a search is one of text."""
-    without_vectors = stack.embeddings.embedder is None or (
-        hits and not any("vector" in hit.legs for hit in hits)
-    )
+    without_vectors = stack.embeddings.embedder is None or (hits and not any("vector" in hit.legs for hit in hits))
     return asked or ("text" if without_vectors else "hybrid")
 
 
@@ -148,9 +140,7 @@ def _legs(hit: SearchHit) -> str:
     parts = []
     for name in ("text", "vector"):
         leg = hit.legs.get(name)
-        parts.append(
-            f"{name}: not found" if leg is None else f"{name}: rank {leg.rank}, score {leg.score:.4f}"
-        )
+        parts.append(f"{name}: not found" if leg is None else f"{name}: rank {leg.rank}, score {leg.score:.4f}")
     return "   ".join(parts)
 
 

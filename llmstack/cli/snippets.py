@@ -49,7 +49,7 @@ def _agree(word: str, term: str) -> bool:
             break
         common += 1
     # The shorter the stem, the less of an ending it may have: "care" is not a form of "car".
-    ending = min(_LONGEST_ENDING, common // 2)
+    ending = min(_LONGEST_ENDING, common - 2)
     return common >= _SHORTEST_STEM and max(len(word), len(term)) - common <= ending
 
 

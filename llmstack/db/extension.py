@@ -53,15 +53,11 @@ async def show_types(connection: Any) -> None:
 async def _create(connection: Any, schema: str) -> None:
     statement = f"CREATE EXTENSION IF NOT EXISTS vector WITH SCHEMA {quote(schema)}"
     if not await connection.fetchval("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'"):
-        raise MigrationError(
-            "this server has no pgvector; install pgvector 0.8 or newer on it, then migrate again"
-        )
+        raise MigrationError("this server has no pgvector; install pgvector 0.8 or newer on it, then migrate again")
     try:
         async with connection.transaction():
             # Two schemas that migrate at once would otherwise race on pg_extension.
-            await connection.execute(
-                "SELECT pg_advisory_xact_lock(hashtextextended('llmstack:extension', 0))"
-            )
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('llmstack:extension', 0))")
             await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quote(schema)}")
             await connection.execute(statement)
     except Exception as error:

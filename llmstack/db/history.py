@@ -76,10 +76,7 @@ async def refuse_foreign_history(connection: AsyncConnection, schema: str) -> No
             "run the migrations that it belongs to, or choose another schema"
         )
     table = qualified(schema, "corpus_statistics")
-    if (
-        not recorded
-        and await connection.scalar(text("SELECT to_regclass(:name)"), {"name": table}) is not None
-    ):
+    if not recorded and await connection.scalar(text("SELECT to_regclass(:name)"), {"name": table}) is not None:
         raise MigrationError(
             f"schema {schema!r} holds llmstack's tables, but no record of their revisions; "
             "if a host's Alembic environment keeps them, run that, else record them with `alembic stamp`"
@@ -103,14 +100,10 @@ def module_statuses(applied: set[str]) -> list[ModuleStatus]:
 
 
 def _module_status(directory: ScriptDirectory, module: str, applied: set[str]) -> ModuleStatus:
-    branch = [
-        revision.revision for revision in directory.iterate_revisions(f"{module}@head", f"{module}@base")
-    ]
+    branch = [revision.revision for revision in directory.iterate_revisions(f"{module}@head", f"{module}@base")]
     ours = [revision for revision in branch if revision.startswith(f"{module}_")]
     done = [revision for revision in ours if revision in applied]
-    return ModuleStatus(
-        module=module, current=done[0] if done else None, head=ours[0], pending=len(ours) - len(done)
-    )
+    return ModuleStatus(module=module, current=done[0] if done else None, head=ours[0], pending=len(ours) - len(done))
 
 
 async def _recorded(connection: AsyncConnection, schema: str) -> set[str]:

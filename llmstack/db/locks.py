@@ -63,8 +63,7 @@ async def _acquire(
         now = time.monotonic()
         if now - started >= timeout_seconds:
             raise MigrationLockTimeout(
-                f"waited {timeout_seconds:g} s for the migration of schema {schema!r}; "
-                f"{await _holder(connection, key)}"
+                f"waited {timeout_seconds:g} s for the migration of schema {schema!r}; {await _holder(connection, key)}"
             )
         if on_wait is not None and now >= report_at:
             on_wait(f"waiting for the migration of schema {schema!r}; {await _holder(connection, key)}")
@@ -77,8 +76,6 @@ async def _holder(connection: Any, key: int) -> str:
     if row is None:
         return "its holder has just left"
     # PostgreSQL shows the time to the holder's own role and to pg_read_all_stats alone.
-    since = (
-        f"since {row['backend_start']:%Y-%m-%d %H:%M:%S %Z}" if row["backend_start"] else "as another role"
-    )
+    since = f"since {row['backend_start']:%Y-%m-%d %H:%M:%S %Z}" if row["backend_start"] else "as another role"
     name = row["application_name"]
     return f"the lock is held by pid {row['pid']}, application_name {name!r}, connected {since}"

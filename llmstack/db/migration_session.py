@@ -84,9 +84,7 @@ async def direct_connection(engine: AsyncEngine, settings: Settings) -> AsyncIte
             # A service's engine view would map our schema, an AUTOCOMMIT one leave revisions half applied.
             await connection.execution_options(isolation_level="READ COMMITTED", schema_translate_map=None)
             driver = await driver_connection(connection)
-            await driver.execute(
-                f"SET lock_timeout = '{int(settings.ddl_lock_timeout * 1000)}ms'; {_NO_TIMEOUTS}"
-            )
+            await driver.execute(f"SET lock_timeout = '{int(settings.ddl_lock_timeout * 1000)}ms'; {_NO_TIMEOUTS}")
             await show_types(driver)
             yield connection
         finally:

@@ -35,8 +35,6 @@ class TermStatistics(Base):
 
     __tablename__ = "term_statistics"
 
-    corpus: Mapped[str] = mapped_column(
-        Text, ForeignKey(CorpusStatistics.corpus, ondelete="CASCADE"), primary_key=True
-    )
+    corpus: Mapped[str] = mapped_column(Text, ForeignKey(CorpusStatistics.corpus, ondelete="CASCADE"), primary_key=True)
     lexeme: Mapped[str] = mapped_column(primary_key=True)
     document_count: Mapped[int] = mapped_column(BigInteger)

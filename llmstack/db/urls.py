@@ -28,9 +28,7 @@ def parse_url(url: str | URL) -> URL:
             "the database URL cannot be read; write postgresql://user:password@host:5432/database"
         ) from None
     if parsed.drivername not in _DRIVERS:
-        raise ConfigurationError(
-            f"the database URL names {parsed.drivername!r}; llmstack runs on postgresql://"
-        )
+        raise ConfigurationError(f"the database URL names {parsed.drivername!r}; llmstack runs on postgresql://")
     query = dict(parsed.query)
     credentials = {part: query.pop(name) for name, part in _CREDENTIALS.items() if name in query}
     return parsed.set(drivername="postgresql+asyncpg", query=query, **credentials)  # type: ignore[arg-type]
@@ -41,9 +39,7 @@ def masked(url: str | URL) -> str:
     return parse_url(url).render_as_string(hide_password=True)
 
 
-def engine_arguments(
-    url: str | URL, settings: Settings, *, pooled: bool = True
-) -> tuple[URL, dict[str, Any]]:
+def engine_arguments(url: str | URL, settings: Settings, *, pooled: bool = True) -> tuple[URL, dict[str, Any]]:
     """The URL and keyword arguments for `create_async_engine`."""
     parsed = parse_url(url)
     query = dict(parsed.query)
@@ -120,9 +116,7 @@ def _tls_context(
     if authority is None and certificate is None:
         return mode
     if mode in ("disable", "allow", "prefer"):
-        raise ConfigurationError(
-            f"there are TLS files, but the TLS mode is {mode!r}; use require or verify-full"
-        )
+        raise ConfigurationError(f"there are TLS files, but the TLS mode is {mode!r}; use require or verify-full")
     try:
         context = ssl.create_default_context(cafile=authority)
         if certificate is not None:

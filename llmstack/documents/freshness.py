@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+import uuid
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -11,22 +13,31 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ..db.database import Service
 from ..db.models import CorpusStatistics
 from ..search import StatisticsRefresh, refresh_statistics
+from ..search.reweigh import adopt_average_length, has_moved, reweigh_batch
 from .models import Chunk
 from .queries import CORPUS
 
 GROWTH = 0.2
+PAUSE = 20.0
+REWEIGHED_AT_ONCE = 1_000
+REWEIGHED_UNASKED = 20_000
+"""Larger corpora are reweighed when somebody asks: it rewrites every row."""
 
 logger = logging.getLogger("llmstack.documents")
 
 
 class StatisticsKeeper:
-    """Counts the chunks that this process changes, and refreshes when a fifth of the corpus has."""
+    """Counts the chunks that this process changes, and refreshes when a fifth of the corpus has.
+
+    While documents keep coming, a refresh is followed by a pause of twenty times its duration.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._changed = 0
         self._known: int | None = None
         self._task: asyncio.Task[None] | None = None
+        self._rest_until = 0.0
 
     async def refresh(self) -> StatisticsRefresh | None:
         """Read the term statistics anew; None while another process does."""
@@ -35,15 +46,34 @@ class StatisticsKeeper:
             return await refresh_statistics(session, model=Chunk, corpus=CORPUS)
 
         self._changed = 0
+        started = time.monotonic()
         refreshed = await self._service.transaction(work)
+        ended = time.monotonic()
+        self._rest_until = ended + PAUSE * (ended - started)
         if refreshed is not None:
             self._known = refreshed.row_count
         return refreshed
 
+    async def reweigh(self) -> int:
+        """Weigh all rows by the measured average length; return how many were rewritten. Resumable."""
+        if await self._service.transaction(lambda session: adopt_average_length(session, corpus=CORPUS)) is None:
+            await self.refresh()
+            await self._service.transaction(lambda session: adopt_average_length(session, corpus=CORPUS))
+        rewritten, last = 0, None
+        while True:
+
+            async def work(session: AsyncSession, after: uuid.UUID | None = last) -> tuple[uuid.UUID | None, int]:
+                return await reweigh_batch(session, model=Chunk, corpus=CORPUS, after=after, rows=REWEIGHED_AT_ONCE)
+
+            last, changed = await self._service.transaction(work)
+            rewritten += changed
+            if last is None:
+                return rewritten
+
     def changed(self, chunks: int) -> None:
         """Note a change; may start a refresh in the background."""
         self._changed += chunks
-        if self._task is None or self._task.done():
+        if (self._task is None or self._task.done()) and time.monotonic() >= self._rest_until:
             self._task = asyncio.create_task(self._refresh_if_stale())
 
     async def settle(self) -> None:
@@ -56,12 +86,20 @@ class StatisticsKeeper:
         try:
             if self._known is None:
                 self._known = await self._recorded()
-            while self._changed > GROWTH * self._known:
-                if await self.refresh() is None:
-                    return
+            if self._changed > GROWTH * self._known:
+                refreshed = await self.refresh()
+                if refreshed is not None and refreshed.row_count <= REWEIGHED_UNASKED:
+                    await self._reweigh_if_moved(refreshed.average_length)
         except Exception:
             # Statistics are an improvement; a failed refresh must not fail the write that caused it.
             logger.warning("the term statistics could not be refreshed", exc_info=True)
+
+    async def _reweigh_if_moved(self, measured: float) -> None:
+        async with self._service.single_statements() as session:
+            statement = select(CorpusStatistics.bm25_average_length).where(CorpusStatistics.corpus == CORPUS)
+            assumed = await session.scalar(statement)
+        if assumed is not None and has_moved(measured, assumed):
+            await self.reweigh()
 
     async def _recorded(self) -> int:
         async with self._service.single_statements() as session:

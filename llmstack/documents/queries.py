@@ -32,7 +32,7 @@ from ..search import metadata_filter
 from ..search.hybrid import MAX_LIMIT
 from .languages import normalize_language
 from .models import Chunk, ChunkEmbedding, Document
-from .preparation import check_date, check_document_type, check_text
+from .preparation import check_date, check_document_type, check_owner, check_text
 
 CORPUS = "documents"
 OrderBy = Literal["created_at", "updated_at", "name"]
@@ -110,6 +110,15 @@ def check_limit(limit: int, *, field: str = "limit", least: int = 1) -> int:
     if not isinstance(limit, int) or isinstance(limit, bool) or not least <= limit <= MAX_LIMIT:
         raise ValidationError(field, f"it must be from {least} to {MAX_LIMIT}, not {limit!r:.60}")
     return limit
+
+
+def check_search(*, owner_id: str, mode: str | None, limit: int, where: DocumentFilter) -> None:
+    """Raise what is wrong before anything is embedded for it."""
+    check_owner(owner_id)
+    check_limit(limit)
+    if mode not in (None, "hybrid", "vector", "text"):
+        raise ValidationError("mode", f"{mode!r:.60} is unknown; use hybrid, vector or text")
+    where.conditions()
 
 
 def owned(owner_id: str, *, deleted: bool = False) -> ColumnElement[bool]:

@@ -19,7 +19,7 @@ from . import queries
 from .errors import ChunkNotFound, DocumentNotFound, TextNotKept
 from .models import Chunk, ChunkEmbedding, Document
 from .preparation import MAX_ORIGIN_BYTES, check_id, check_metadata, check_owner
-from .queries import DocumentFilter, OrderBy, any_of, as_uuid, check_limit, owned
+from .queries import DocumentFilter, OrderBy, any_of, as_uuid, check_limit, check_search, owned
 from .records import DocumentStatistics, Leg, Mode, Page, SearchHit
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
@@ -218,21 +218,21 @@ class DocumentRepository:
         options: SearchOptions | None = None,
     ) -> Sequence[SearchHit]:
         """Search in one statement; the vector leg needs the query's `vector` and its `space`."""
-        if mode not in ("hybrid", "vector", "text"):
-            raise ValidationError("mode", f"{mode!r} is unknown; use hybrid, vector or text")
+        wanted = where or DocumentFilter()
+        check_search(owner_id=owner_id, mode=mode, limit=limit, where=wanted)
         if mode != "text" and (vector is None or space is None):
             raise ValidationError("vector", f"mode {mode!r} needs the query's vector and its space")
         with_vector = mode != "text" and space is not None
         ranked = hybrid(
             Chunk,
             corpus=queries.CORPUS,
-            owner_id=check_owner(owner_id),
+            owner_id=owner_id,
             query=query if mode != "vector" else None,
             vector=vector if with_vector else None,
             source=vector_source(space) if with_vector and space is not None else None,
             languages=queries.spoken_languages(owner_id),
-            where=queries.search_conditions(owner_id, where or DocumentFilter()),
-            limit=check_limit(limit),
+            where=queries.search_conditions(owner_id, wanted),
+            limit=limit,
             fusion=fusion,
             options=options,
         )

@@ -21,7 +21,7 @@ from .errors import DocumentChanged
 from .freshness import StatisticsKeeper
 from .ingestion import Ingestion
 from .models import Chunk, Document
-from .queries import DocumentFilter, OrderBy
+from .queries import DocumentFilter, OrderBy, check_search
 from .records import (
     AddProgress,
     AddResult,
@@ -175,6 +175,7 @@ class DocumentService:
             date_to=date_to,
             metadata=metadata,
         )
+        check_search(owner_id=owner_id, mode=mode, limit=limit, where=where)
         chosen, vector, space = await self._query_vector(query, mode)
         async with self._service.single_statements() as session:
             return await DocumentRepository(session, settings=self._settings).search(
@@ -316,6 +317,14 @@ class DocumentService:
     async def refresh_statistics(self) -> StatisticsRefresh | None:
         """Read the term statistics that BM25 ranks by anew; None while another process does."""
         return await self._statistics.refresh()
+
+    async def reweigh(self) -> int:
+        """Weigh every chunk by the corpus' measured average length, a batch at a time; return how many changed.
+
+        Worth it when `refresh_statistics` measures an average that is off by more than two from what rows are
+        weighed by; small corpora see to it themselves. A run that was stopped goes on where it is called again.
+        """
+        return await self._statistics.reweigh()
 
     async def settle(self) -> None:
         """Wait for background work."""

@@ -60,13 +60,9 @@ async def _call(embedder: Embedder, batch: list[str], *, kind: Kind, seconds: fl
     raise EmbeddingError(f"embedder {embedder.name!r} failed on {_count(batch)}: {said}")
 
 
-def _check(
-    embedder: Embedder, batch: list[str], vectors: list[list[float]], *, dimensions: int, storage: str
-) -> None:
+def _check(embedder: Embedder, batch: list[str], vectors: list[list[float]], *, dimensions: int, storage: str) -> None:
     if len(vectors) != len(batch):
-        raise EmbeddingError(
-            f"embedder {embedder.name!r} returned {len(vectors)} vectors for {_count(batch)}"
-        )
+        raise EmbeddingError(f"embedder {embedder.name!r} returned {len(vectors)} vectors for {_count(batch)}")
     expected = dimensions or embedder.dimensions or len(vectors[0])
     for place, vector in enumerate(vectors):
         fault = fault_of(vector, dimensions=expected, storage=storage)

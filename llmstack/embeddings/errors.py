@@ -9,7 +9,5 @@ class SpaceNotFound(NotFound):
     """No embedding space has this name."""
 
     def __init__(self, name: str | None = None) -> None:
-        super().__init__(
-            f"no embedding space is named {name!r}" if name else "no embedding space is the default"
-        )
+        super().__init__(f"no embedding space is named {name!r}" if name else "no embedding space is the default")
         self.name = name

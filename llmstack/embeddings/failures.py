@@ -14,9 +14,7 @@ _SECRETS = (
     re.compile(r"\b(?:sk|pk|rk|xai|gsk|hf|pa|jina|AIza)[-_]?[A-Za-z0-9_\-]{12,}"),
     re.compile(r"(?i)\bbearer\s+\S+"),
     re.compile(r"(?i)(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
-    re.compile(
-        r"(?i)\b(?:x-)?(?:api[-_ ]?key|token|secret|password|authorization)['\"]?\s*[=:]\s*['\"]?[^\s'\",;&]+"
-    ),
+    re.compile(r"(?i)\b(?:x-)?(?:api[-_ ]?key|token|secret|password|authorization)['\"]?\s*[=:]\s*['\"]?[^\s'\",;&]+"),
 )
 
 

@@ -106,9 +106,7 @@ class SpaceIndex:
             names = [self.name, *(f"{self.name}_p{number:02d}" for number in range(len(partitions)))]
             # The index on the parent takes those attached to it along; what was not yet attached remains.
             for name in names:
-                await self._execute(
-                    connection, f"DROP INDEX IF EXISTS {qualified(self.service.schema, name)}"
-                )
+                await self._execute(connection, f"DROP INDEX IF EXISTS {qualified(self.service.schema, name)}")
 
     async def _build_one(self, connection: AsyncConnection, name: str, table: str) -> bool:
         found = (await self._indexes(connection)).get(name)
@@ -222,9 +220,7 @@ def check_indexable(space: EmbeddingSpace) -> None:
             "ask the model for fewer dimensions to index it"
         )
     if space.index_method == "none":
-        raise ConfigurationError(
-            f"embedding space {space.name!r} has index_method 'none': it is searched exactly"
-        )
+        raise ConfigurationError(f"embedding space {space.name!r} has index_method 'none': it is searched exactly")
     unknown = sorted(set(space.index_parameters) - _PARAMETERS[space.index_method])
     if unknown:
         raise ConfigurationError(

@@ -107,9 +107,7 @@ def _same(jobs: Any, other: Any) -> ColumnElement[bool]:
 
 def _held(jobs: Table, given: TableValuedAlias, space: Space) -> ColumnElement[bool]:
     """The job is still under the lease with which it was claimed."""
-    return and_(
-        _same(jobs.c, given.c), jobs.c.space_id == space.id, jobs.c.leased_until == given.c.leased_until
-    )
+    return and_(_same(jobs.c, given.c), jobs.c.space_id == space.id, jobs.c.leased_until == given.c.leased_until)
 
 
 def _of_row(table: EmbeddedTable, other: Any) -> ColumnElement[bool]:
@@ -195,9 +193,7 @@ def fail(
 ) -> Executable:
     """Record the errors; the lease stays as a pause that doubles, unless the job is set aside."""
     jobs = core_table(table.jobs)
-    given = _given(
-        claims, error=(errors, Text()), returned=([int(not value) for value in counted], SmallInteger())
-    )
+    given = _given(claims, error=(errors, Text()), returned=([int(not value) for value in counted], SmallInteger()))
     made = jobs.c.attempts - given.c.returned
     pause = func.least(_LONGEST_PAUSE, _FIRST_PAUSE * func.power(2.0, func.greatest(made - 1, 0)))
     return (
@@ -215,9 +211,7 @@ def release(table: EmbeddedTable, space: Space, claims: Sequence[Claim]) -> Exec
     """Give leases back as if they had never been taken."""
     jobs = core_table(table.jobs)
     return (
-        update(jobs)
-        .where(_held(jobs, _given(claims), space))
-        .values(leased_until=null(), attempts=jobs.c.attempts - 1)
+        update(jobs).where(_held(jobs, _given(claims), space)).values(leased_until=null(), attempts=jobs.c.attempts - 1)
     )
 
 

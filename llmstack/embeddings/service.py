@@ -60,9 +60,7 @@ class SpaceStatus:
 class EmbeddingService:
     """Owns the transactions around one embedded table; embeds outside of them."""
 
-    def __init__(
-        self, service: Service, table: EmbeddedTable, embedder: Embedder | None, settings: Settings
-    ) -> None:
+    def __init__(self, service: Service, table: EmbeddedTable, embedder: Embedder | None, settings: Settings) -> None:
         self._service = service
         self._table = table
         self._settings = settings
@@ -110,18 +108,14 @@ class EmbeddingService:
     async def pending(self, *, owner_id: str | None = None) -> PendingCounts:
         """The queue of the embedder's space; without an embedder, of all spaces."""
         space_id = (await self.space()).id if self.embedder is not None else None
-        statement = queue.count(
-            self._table, space_id, owner_id=owner_id, attempts=self._settings.embedding_attempts
-        )
+        statement = queue.count(self._table, space_id, owner_id=owner_id, attempts=self._settings.embedding_attempts)
         async with self._service.session() as session:
             return PendingCounts(*(await session.execute(statement)).one())
 
     async def retry_set_aside(self, *, owner_id: str | None = None) -> int:
         """Make jobs that failed too often new again; return how many."""
         space = await self.space()
-        statement = queue.retry(
-            self._table, space, owner_id=owner_id, attempts=self._settings.embedding_attempts
-        )
+        statement = queue.retry(self._table, space, owner_id=owner_id, attempts=self._settings.embedding_attempts)
 
         async def run(session: AsyncSession) -> int:
             return cast(CursorResult[Any], await session.execute(statement)).rowcount
@@ -223,9 +217,7 @@ class EmbeddingService:
         )
 
 
-def _status(
-    space: EmbeddingSpace, wanted: int, vectors: int, covered: int, is_valid: bool | None
-) -> SpaceStatus:
+def _status(space: EmbeddingSpace, wanted: int, vectors: int, covered: int, is_valid: bool | None) -> SpaceStatus:
     index = "absent" if is_valid is None else "ready" if is_valid else "incomplete"
     return SpaceStatus(
         id=space.id,

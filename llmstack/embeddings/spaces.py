@@ -51,9 +51,7 @@ class SpaceRepository:
 
     async def find(self, name: str) -> EmbeddingSpace | None:
         """The space of this name, if there is one."""
-        return (
-            await self._session.scalars(select(EmbeddingSpace).where(EmbeddingSpace.name == name))
-        ).one_or_none()
+        return (await self._session.scalars(select(EmbeddingSpace).where(EmbeddingSpace.name == name))).one_or_none()
 
     async def get(self, name: str) -> EmbeddingSpace:
         """The space of this name, or SpaceNotFound."""
@@ -64,9 +62,7 @@ class SpaceRepository:
 
     async def default(self) -> EmbeddingSpace | None:
         """The default space; None before the first one."""
-        return (
-            await self._session.scalars(select(EmbeddingSpace).where(EmbeddingSpace.is_default))
-        ).one_or_none()
+        return (await self._session.scalars(select(EmbeddingSpace).where(EmbeddingSpace.is_default))).one_or_none()
 
     async def list(self) -> Sequence[EmbeddingSpace]:
         """All spaces, oldest first."""

@@ -36,9 +36,7 @@ async def in_thread(work: Callable[..., Result], *arguments: Any) -> Result:
             result = context.run(work, *arguments)
         except BaseException as error:
             # StopIteration cannot be set on a future.
-            failed = (
-                RuntimeError("the call raised StopIteration") if isinstance(error, StopIteration) else error
-            )
+            failed = RuntimeError("the call raised StopIteration") if isinstance(error, StopIteration) else error
         # The loop may be closed by the time that a call which nobody waits for returns.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(settle, result, failed)

@@ -24,6 +24,7 @@ from sqlalchemy import (
     literal,
     not_,
     or_,
+    select,
     true,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -110,10 +111,8 @@ def _compare(column: Any, operator: str, value: Any, path: tuple[str, ...]) -> C
     if operator in ("$in", "$nin"):
         if not _is_list(value):
             raise _fail(f"{operator} takes a list")
-        listed = cast(
-            literal([_json(item) for item in value], ARRAY(JSONB(none_as_null=False))), ARRAY(JSONB)
-        )
-        within = func.coalesce(found == func.any(listed), false())
+        listed = cast(literal([_json(item) for item in value], JSONB), JSONB)
+        within = func.coalesce(found.in_(select(func.jsonb_array_elements(listed))), false())
         return within if operator == "$in" else not_(within)
     if operator in ("$eq", "$ne"):
         return _equal(found, value) if operator == "$eq" else not_(_equal(found, value))

@@ -68,9 +68,7 @@ async def _create_tables(service: Service, metadata: MetaData, token: str | None
     if metadata is Base.metadata:
         from ..db import migrate
 
-        await migrate.upgrade(
-            service.database.engine, schema=service.schema, settings=service.database.settings
-        )
+        await migrate.upgrade(service.database.engine, schema=service.schema, settings=service.database.settings)
     tables = [table for table in metadata.tables.values() if table.schema == token]
     async with service.engine.begin() as connection:
         await connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {quote(service.schema)}")
@@ -187,9 +185,7 @@ async def _insert_returning(probe: _Probe) -> None:
     *parents, row = await probe.new_rows()
     await write(probe.second.engine, parents)
     async with probe.second.session() as session, session.begin():
-        returned = (
-            await session.scalars(insert(probe.model).values(row.values).returning(probe.model))
-        ).one()
+        returned = (await session.scalars(insert(probe.model).values(row.values).returning(probe.model))).one()
         probe.expect(inspect(returned).identity == row.key, "another row came back")
     probe.expect(await probe.keys(probe.second) == {row.key}, "the row is not where it was written")
     probe.expect(await probe.keys(probe.first) == set(), "the row went to the other service")
@@ -242,12 +238,8 @@ async def _same_primary_key(probe: _Probe) -> None:
         await ours.execute(delete(probe.model))
         await ours.commit()
         ours.expunge_all()
-        probe.expect(
-            await ours.get(probe.model, key) is None, "a deleted row came back from the other service"
-        )
-        probe.expect(
-            await theirs.get(probe.model, key, populate_existing=True) is not None, "both rows are gone"
-        )
+        probe.expect(await ours.get(probe.model, key) is None, "a deleted row came back from the other service")
+        probe.expect(await theirs.get(probe.model, key, populate_existing=True) is not None, "both rows are gone")
 
 
 @_check("a second map in one session")
@@ -283,9 +275,7 @@ async def _interleaved(probe: _Probe) -> None:
                 keys = {inspect(row).identity for row in await session.scalars(select(probe.model))}
                 await asyncio.sleep(0)
                 paths.add(await session.scalar(text("SHOW search_path")))
-            probe.expect(
-                keys == {written[index]}, f"{services[index].schema!r} sees rows of the other service"
-            )
+            probe.expect(keys == {written[index]}, f"{services[index].schema!r} sees rows of the other service")
 
         paths: set[Any] = set()
         await asyncio.gather(*(look(turn % 2) for turn in range(20)))

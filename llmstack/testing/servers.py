@@ -86,9 +86,7 @@ async def create_template(url: str, name: str) -> None:
 
     await execute(url, f"CREATE DATABASE {quote(name)}")
     async with open_database(url, name) as database:
-        await migrate.upgrade(
-            database.engine, schema=database.settings.schema_name, settings=database.settings
-        )
+        await migrate.upgrade(database.engine, schema=database.settings.schema_name, settings=database.settings)
 
 
 async def create_copy(url: str, name: str, *, template: str) -> None:

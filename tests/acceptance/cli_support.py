@@ -1,4 +1,4 @@
-"""The installed `llmstack` script as a process of its own, and its application in this one, which is faster."""
+"""The installed `llmstack` script as a process of its own; its application in this one, which is faster."""
 
 from __future__ import annotations
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -32,9 +34,7 @@ nowhere = CommandLine("postgresql://reader:hunter2@127.0.0.1:1/shop")
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
 def test_every_verb_explains_itself_and_takes_the_global_options(verb: tuple[str, ...]) -> None:
-    shown = CliRunner().invoke(
-        app, [*verb, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
-    )
+    shown = CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
     assert shown.exit_code == 0
     assert [option for option in GLOBAL if option not in shown.output] == []
 
@@ -43,9 +43,7 @@ def test_the_help_names_every_verb_and_every_exit_status() -> None:
     shown = CommandLine().run("--help", COLUMNS="200")
     assert shown.status == 0
     assert [verb[0] for verb in VERBS if verb[0] not in shown.output] == []
-    assert [
-        f"{code}: {text}" for code, text in EXIT_CODES.items() if f"{code}: {text}" not in shown.output
-    ] == []
+    assert [f"{code}: {text}" for code, text in EXIT_CODES.items() if f"{code}: {text}" not in shown.output] == []
 
 
 def test_the_help_loads_nothing_heavy() -> None:
@@ -85,6 +83,7 @@ def test_without_its_packages_it_says_what_to_install(package: str) -> None:
         (["ingest", ".", "--owner", "a", "--metadata", "team"], "is not KEY=VALUE"),
         (["migrate", "--module", "poems"], "there is no module 'poems'"),
         (["migrate", "status", "--data-dir", "/tmp/x", "--url", "postgresql:///x"], "not both"),
+        (["migrate", "--module", "documents", "sql"], "give --module after 'sql'"),
         (["doctor", "--no-such-option"], "No such option"),
     ],
 )
@@ -184,9 +183,7 @@ def test_a_closed_pipe_is_quiet(migrated: CommandLine, arguments: list[str]) -> 
     os.close(reader)
     try:
         command = [str(SCRIPT), *arguments]
-        done = subprocess.run(
-            command, env=migrated.environment(), stdout=writer, stderr=subprocess.PIPE, text=True
-        )
+        done = subprocess.run(command, env=migrated.environment(), stdout=writer, stderr=subprocess.PIPE, text=True)
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
@@ -201,3 +198,28 @@ def test_global_options_may_stand_before_or_after_the_verb(fresh: CommandLine) -
     ):
         assert list(fresh.run(*arguments, "--json").json) == ["shop"]
     assert list(fresh.run("migrate", "status", "--json", LLMSTACK_SCHEMA="shop").json) == ["shop"]
+
+
+def _on_a_terminal(command: CommandLine, *arguments: object) -> str:
+    """All that a user sees who runs it on a terminal."""
+    parent, child = pty.openpty()
+    environment = command.environment(TERM="xterm", COLUMNS="100")
+    environment.pop("NO_COLOR", None)
+    words = [str(SCRIPT), *map(str, arguments)]
+    with subprocess.Popen(words, env=environment, stdin=child, stdout=child, stderr=child):
+        os.close(child)
+        seen = b""
+        # Linux ends a terminal that nobody writes to any more with an error.
+        with contextlib.suppress(OSError):
+            while part := os.read(parent, 65_536):
+                seen += part
+    os.close(parent)
+    return seen.decode()
+
+
+def test_a_terminal_gets_a_progress_bar_and_marked_terms(migrated: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "handbook.txt").write_text("Parents take sixteen weeks of parental leave.")
+    place = ("--owner", "acme", "--embedder", "none")
+    assert "ingesting" in _on_a_terminal(migrated, "ingest", tmp_path, *place)
+    assert "ingesting" not in migrated.run("ingest", tmp_path, *place).errors
+    assert "\x1b[1;33mleave\x1b[0m" in _on_a_terminal(migrated, "search", "leaves", *place)

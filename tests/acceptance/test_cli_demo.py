@@ -6,6 +6,7 @@ import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_support import CommandLine
@@ -43,9 +44,7 @@ def _run_what_it_proposes(newcomer: CommandLine, output: str) -> None:
     assert [newcomer.run(*command).status for command in runnable] == [0, 0, 0]
 
 
-def test_the_demo_runs_on_files_of_the_users_own_and_outside_a_checkout(
-    newcomer: CommandLine, tmp_path: Path
-) -> None:
+def test_the_demo_runs_on_files_of_the_users_own_and_outside_a_checkout(newcomer: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "annual_report.txt").write_text("Revenue grew in every quarter of the year.")
     own = newcomer.run("demo", tmp_path, cwd=tmp_path)
     assert own.status == 0
@@ -60,7 +59,7 @@ def test_the_demo_leaves_the_database_of_the_environment_alone(
 ) -> None:
     (tmp_path / "note.txt").write_text("A note.")
     assert migrated.url is not None
-    place = {"LLMSTACK_DATABASE_URL": migrated.url, "LLMSTACK_SCHEMA": "llmstack"}
+    place: dict[str, Any] = {"LLMSTACK_DATABASE_URL": migrated.url, "LLMSTACK_SCHEMA": "llmstack"}
     assert newcomer.run("demo", tmp_path, **place).status == 0
     assert migrated.run("documents", "list", "--owner", "demo", "--json").json["total"] == 0
     given = newcomer.run("demo", tmp_path, "--url", migrated.url)
@@ -70,9 +69,7 @@ def test_the_demo_leaves_the_database_of_the_environment_alone(
     assert migrated.run("documents", "list", "--owner", "demo", "--json", *schema).json["total"] == 1
 
 
-def test_on_the_embedded_server_ingest_and_search_migrate_by_themselves(
-    newcomer: CommandLine, tmp_path: Path
-) -> None:
+def test_on_the_embedded_server_ingest_and_search_migrate_by_themselves(newcomer: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "handbook.md").write_text("# Handbook\n\nParents take sixteen weeks of leave.\n")
     listed = newcomer.run("documents", "list", "--owner", "me")
     assert (listed.status, listed.errors.splitlines()[-1]) == (4, "try:   llmstack migrate")
@@ -82,9 +79,7 @@ def test_on_the_embedded_server_ingest_and_search_migrate_by_themselves(
     assert newcomer.run("doctor").status == 0
 
 
-def test_the_data_folder_on_the_command_line_wins_over_the_environment(
-    newcomer: CommandLine, tmp_path: Path
-) -> None:
+def test_the_data_folder_on_the_command_line_wins_over_the_environment(newcomer: CommandLine, tmp_path: Path) -> None:
     url = "postgresql://reader:hunter2@127.0.0.1:1/shop"
     done = newcomer.run(
         "migrate",

@@ -83,9 +83,7 @@ async def test_missing_privileges_are_listed_with_the_grants(here: HereCommandLi
 
 async def test_an_extension_off_the_search_path_is_a_problem(here: HereCommandLine) -> None:
     assert here.url is not None
-    await servers.execute(
-        here.url, "CREATE SCHEMA extensions", "ALTER EXTENSION vector SET SCHEMA extensions"
-    )
+    await servers.execute(here.url, "CREATE SCHEMA extensions", "ALTER EXTENSION vector SET SCHEMA extensions")
     extension = _findings(here.run("doctor", "--json"))["extension"]
     assert extension["status"] == "problem"
     assert extension["way_out"] == "set LLMSTACK_EXTENSION_SCHEMA=extensions"

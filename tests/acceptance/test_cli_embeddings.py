@@ -28,9 +28,7 @@ def test_a_backfill_and_a_run_give_every_chunk_its_vector(unembedded: HereComman
     assert queued.output == "queued 3 chunks\nto embed them: llmstack embeddings process\n"
     waiting = unembedded.run("embeddings", "status", "--json").json
     assert waiting["pending"] == {"waiting": 3, "leased": 0, "set_aside": 0}
-    assert unembedded.run("embeddings", "process", "-n", "1").output == (
-        "embedded 1, failed 0; 2 left, 0 set aside\n"
-    )
+    assert unembedded.run("embeddings", "process", "-n", "1").output == ("embedded 1, failed 0; 2 left, 0 set aside\n")
     assert unembedded.run("embeddings", "process", "--json").json == {
         "embedded": 2, "failed": 0, "remaining": 0, "set_aside": 0
     }  # fmt: skip
@@ -41,9 +39,7 @@ def test_a_backfill_and_a_run_give_every_chunk_its_vector(unembedded: HereComman
 def test_the_index_is_built_and_dropped(unembedded: HereCommandLine) -> None:
     unembedded.run("embeddings", "backfill")
     unembedded.run("embeddings", "process")
-    assert (
-        unembedded.run("embeddings", "index").output == "built 16 index partitions of local/wordllama-256\n"
-    )
+    assert unembedded.run("embeddings", "index").output == "built 16 index partitions of local/wordllama-256\n"
     assert unembedded.run("embeddings", "index").output == "local/wordllama-256 is indexed already\n"
     assert "hnsw " in unembedded.run("embeddings", "spaces").output
     assert unembedded.run("embeddings", "index", "--drop", "--json").json["dropped"] is True

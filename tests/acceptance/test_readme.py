@@ -58,9 +58,7 @@ def snippets(text: str) -> list[Snippet]:
 SNIPPETS = snippets(README)
 HEADINGS = re.findall(r"^##+ (.+)$", README, re.MULTILINE)
 FILES = [snippet for snippet in SNIPPETS if snippet.file]
-SCRIPTS = [
-    one for one in SNIPPETS if one.language == "python" and "asyncio.run(" in one.text and not one.file
-]
+SCRIPTS = [one for one in SNIPPETS if one.language == "python" and "asyncio.run(" in one.text and not one.file]
 SESSION = [one for one in SNIPPETS if one.language == "python" and one not in SCRIPTS and one not in FILES]
 SHELL = [snippet for snippet in SNIPPETS if snippet.language == "bash"]
 INSTALLS = [one for one in SHELL if one.text.startswith(INSTALL)]
@@ -73,10 +71,7 @@ def urls(llmstack_server_url: str) -> Iterator[dict[str, str]]:
     for name in names.values():
         servers.run_apart(servers.execute(llmstack_server_url, f"CREATE DATABASE {quote(name)}"))
     url = make_url(llmstack_server_url)
-    yield {
-        purpose: url.set(database=name).render_as_string(hide_password=False)
-        for purpose, name in names.items()
-    }
+    yield {purpose: url.set(database=name).render_as_string(hide_password=False) for purpose, name in names.items()}
     for name in names.values():
         servers.run_apart(servers.drop(llmstack_server_url, name))
 
@@ -169,9 +164,7 @@ async def close(values: Any) -> None:
 
 
 @pytest.mark.parametrize("snippet", [one for one in SHELL if one not in INSTALLS], ids=str)
-def test_a_shell_snippet_runs(
-    snippet: Snippet, checkout: Path, urls: dict[str, str], llmstack_server_url: str
-) -> None:
+def test_a_shell_snippet_runs(snippet: Snippet, checkout: Path, urls: dict[str, str], llmstack_server_url: str) -> None:
     done = run(
         "bash", "-euo", "pipefail", "-c", snippet.text,
         cwd=checkout,
@@ -190,9 +183,7 @@ NOX = INSTALL + "nox && nox -s "
 def test_what_an_installation_names_exists(snippet: Snippet) -> None:
     for line in snippet.text.splitlines():
         if line.startswith(NOX):
-            assert re.search(
-                rf"^@nox\.session.*\ndef {line.removeprefix(NOX)}\(", _text("noxfile.py"), re.MULTILINE
-            )
+            assert re.search(rf"^@nox\.session.*\ndef {line.removeprefix(NOX)}\(", _text("noxfile.py"), re.MULTILINE)
         else:
             named = re.fullmatch(r"'(?:llmstack|\.)\[([a-z,]+)\]'", line.removeprefix(INSTALL))
             assert named, line
@@ -246,9 +237,7 @@ def packages(requirements: list[str]) -> set[str]:
 
 
 def test_the_dependency_tables_give_a_reason_for_every_package() -> None:
-    extras = {
-        name: packages(listed) for name, listed in PROJECT["optional-dependencies"].items() if name != "all"
-    }
+    extras = {name: packages(listed) for name, listed in PROJECT["optional-dependencies"].items() if name != "all"}
     written: dict[str, set[str]] = {}
     for extra, package, reason in rows(section("Dependencies")):
         assert reason

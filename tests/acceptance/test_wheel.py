@@ -78,9 +78,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 def test_the_wheel_carries_every_revision_and_the_marker_of_its_types(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    revisions = {
-        path.relative_to(HOUSE).as_posix() for path in HOUSE.glob("llmstack/*/migrations/*_[0-9]*.py")
-    }
+    revisions = {path.relative_to(HOUSE).as_posix() for path in HOUSE.glob("llmstack/*/migrations/*_[0-9]*.py")}
     assert revisions
     environment = {"llmstack/db/alembic_env/env.py", "llmstack/db/alembic_env/script.py.mako"}
     assert names >= revisions | environment | {"llmstack/py.typed", "llmstack/testing/plugin.py"}

@@ -1,9 +1,9 @@
-"""Synthetic corpora: Zipf-distributed words, some of them of the text's topic; a text's vector follows from its words."""
+"""Synthetic corpora: Zipf-distributed words, some of the text's topic; a text's vector follows from its words."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +15,10 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Passage:
-    """One chunk of a corpus."""
+    """One chunk of a corpus, or one query."""
 
     number: int
     text: str
-    vector: Floats
 
 
 class Generator:
@@ -29,6 +28,7 @@ class Generator:
         rng = np.random.default_rng(seed)
         self._seed = seed
         self._words = [_word(number) for number in range(TERMS)]
+        self._numbers = {word: number for number, word in enumerate(self._words)}
         shares = 1.0 / np.arange(1, TERMS + 1) ** 1.05
         self._shares = shares / shares.sum()
         rarity = np.log(1.0 / self._shares)
@@ -43,7 +43,7 @@ class Generator:
             terms = rng.choice(TERMS, WORDS, p=self._shares)
             topical = rng.random(WORDS) < 0.35
             terms[topical] = rng.choice(self._topics[rng.integers(TOPICS)], int(topical.sum()))
-            yield Passage(number, self._text(terms), self._vector(terms))
+            yield Passage(number, self._text(terms))
 
     def queries(self, count: int, *, words: int = 3) -> list[Passage]:
         """Queries of a few words of one topic."""
@@ -51,13 +51,15 @@ class Generator:
         for number in range(count):
             rng = np.random.default_rng((self._seed, 10_000_000 + number))
             terms = rng.choice(self._topics[rng.integers(TOPICS)], words, replace=False)
-            found.append(Passage(number, self._text(terms), self._vector(terms)))
+            found.append(Passage(number, self._text(terms)))
         return found
 
     def _text(self, terms: NDArray[np.int64]) -> str:
         return " ".join(self._words[term] for term in terms)
 
-    def _vector(self, terms: NDArray[np.int64]) -> Floats:
+    def vector(self, text: str) -> Floats:
+        """The normalised sum of the directions of the text's words, rare words first."""
+        terms = [self._numbers[word] for word in text.split()]
         total: Floats = (self._directions[terms] * self._weights[terms, None]).sum(0)
         return total / np.float32(np.linalg.norm(total) + 1e-9)
 
@@ -69,25 +71,33 @@ def _word(number: int) -> str:
     return "".join(syllables[byte % len(syllables)] for byte in digest[:3]) + syllables[number % len(syllables)] + "k"
 
 
-class Lookup:
-    """An embedder that knows the vectors of a corpus beforehand, so that embedding costs next to nothing."""
+class Computed:
+    """An embedder for a synthetic corpus; the title line of a chunk does not count."""
+
+    name = "benchmark/computed"
+    provider = "benchmark"
+    model = "computed"
+    dimensions = DIMENSIONS
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+
+    async def embed(self, texts: Sequence[str], *, kind: str = "document") -> list[list[float]]:
+        """One vector for each text."""
+        return [self._generator.vector(text.split("\n", 1)[-1]).tolist() for text in texts]
+
+
+class Given:
+    """An embedder that looks up the vectors that come with a collection."""
 
     provider = "benchmark"
     model = "given"
 
-    def __init__(self, *, name: str = "benchmark/given", dimensions: int = DIMENSIONS) -> None:
+    def __init__(self, *, name: str, vectors: Mapping[str, Floats]) -> None:
         self.name = name
-        self.dimensions = dimensions
-        self._known: dict[str, Sequence[float]] = {}
-
-    def learn(self, text: str, vector: Floats) -> None:
-        """Remember the vector of a text."""
-        self._known[text] = vector.tolist()
-
-    def forget(self) -> None:
-        """Drop what was learnt."""
-        self._known.clear()
+        self.dimensions = len(next(iter(vectors.values())))
+        self._vectors = vectors
 
     async def embed(self, texts: Sequence[str], *, kind: str = "document") -> list[list[float]]:
-        """The vectors given for the texts; the title line of a chunk is not part of its text."""
-        return [list(self._known[text.split("\n", 1)[-1]]) for text in texts]
+        """The vector given for each text."""
+        return [self._vectors[text.split("\n", 1)[-1]].tolist() for text in texts]

@@ -17,7 +17,7 @@ from llmstack.embeddings import Embedder, LocalEmbedder
 from llmstack.search import RRF, Weighted
 from llmstack.search.fusion import Fusion
 
-from .corpora import Lookup
+from .corpora import Given
 from .measures import ndcg, paired_interval, recall, reciprocal_rank
 
 DEPTH = 100
@@ -38,7 +38,9 @@ class Collection:
 
 def collections(folder: Path) -> list[Collection]:
     """Every collection in the folder; an empty list where there is none."""
-    return [_read(path) for path in sorted(folder.iterdir()) if (path / "qrels.tsv").exists()] if folder.is_dir() else []
+    return (
+        [_read(path) for path in sorted(folder.iterdir()) if (path / "qrels.tsv").exists()] if folder.is_dir() else []
+    )
 
 
 def _read(path: Path) -> Collection:
@@ -66,24 +68,29 @@ def _text(document: Mapping[str, str]) -> str:
     return (document.get("title", "") + " " + document["text"]).replace("\x00", "").strip() or "-"
 
 
-class _Given(Lookup):
-    """The vectors that come with a collection; documents are looked up by their place."""
-
-
 Runs = dict[str, list[list[str]]]
 
 
 async def measure(url: str, collection: Collection) -> list[dict[str, Any]]:
     """Rows of the quality table for one collection."""
     runs = reference(collection)
-    given = _Given(name=f"benchmark/{collection.name}", dimensions=collection.document_vectors.shape[1])
+    given = Given(name=f"benchmark/{collection.name}", vectors=_vectors(collection))
     runs.update(await _stack_runs(url, collection, given, schema=f"quality_{collection.name}", label="given vectors"))
     runs.update(
         await _stack_runs(
-            url, collection, LocalEmbedder(), schema=f"quality_{collection.name}_local", label="local embedder"
+            url,
+            collection,
+            LocalEmbedder(),
+            schema=f"quality_{collection.name}_local",
+            label="local embedder",
         )
     )
     return [_row(collection, name, ranked, runs) for name, ranked in runs.items()]
+
+
+def _vectors(collection: Collection) -> dict[str, NDArray[np.float32]]:
+    texts = [*map(_text, collection.documents), *(query["text"] for query in collection.queries)]
+    return dict(zip(texts, [*collection.document_vectors, *collection.query_vectors], strict=True))
 
 
 def _row(collection: Collection, name: str, ranked: list[list[str]], runs: Runs) -> dict[str, Any]:
@@ -128,11 +135,13 @@ def reference(collection: Collection) -> Runs:
     places, values = retriever.retrieve(asked, k=min(DEPTH, len(texts)), show_progress=False)
     cosine = collection.query_vectors @ collection.document_vectors.T
     ids = [document["id"] for document in collection.documents]
-    lexical = [dict(zip(map(int, row), map(float, score), strict=True)) for row, score in zip(places, values, strict=True)]
+    lexical = [
+        dict(zip(map(int, row), map(float, score), strict=True)) for row, score in zip(places, values, strict=True)
+    ]
     dense = [{int(place): float(row[place]) for place in np.argsort(-row)[:DEPTH]} for row in cosine]
     fused = [_fuse(one, other) for one, other in zip(lexical, dense, strict=True)]
     return {
-        name: [[ids[place] for place in sorted(leg, key=lambda item: -leg[item])] for leg in legs]  # noqa: B023
+        name: [[ids[place] for place in sorted(leg, key=lambda item: -leg[item])] for leg in legs]
         for name, legs in (
             ("reference: bm25s", lexical),
             ("reference: exact cosine", dense),
@@ -146,17 +155,17 @@ def _fuse(one: dict[int, float], other: dict[int, float]) -> dict[int, float]:
     for leg in (one, other):
         values = np.fromiter(leg.values(), float)
         deviation = values.std() or 1.0
-        legs.append(({key: (value - values.mean()) / deviation for key, value in leg.items()}, (values.min() - values.mean()) / deviation))
+        legs.append(
+            (
+                {key: (value - values.mean()) / deviation for key, value in leg.items()},
+                (values.min() - values.mean()) / deviation,
+            )
+        )
     return {key: sum(leg.get(key, low) for leg, low in legs) / 2 for key in set(one) | set(other)}
 
 
 async def _stack_runs(url: str, collection: Collection, embedder: Embedder, *, schema: str, label: str) -> Runs:
     async with LLMStack.open(url, schema=schema, embedder=embedder) as stack:
-        if isinstance(embedder, Lookup):
-            for document, vector in zip(collection.documents, collection.document_vectors, strict=True):
-                embedder.learn(_text(document), vector)
-            for query, vector in zip(collection.queries, collection.query_vectors, strict=True):
-                embedder.learn(query["text"], vector)
         inputs = [
             DocumentInput(owner_id=OWNER, id_at_origin=document["id"], document_name=document["id"],
                           content=_text(document), document_type="text", chunking="none")
@@ -165,6 +174,7 @@ async def _stack_runs(url: str, collection: Collection, embedder: Embedder, *, s
         async for added in stack.documents.add_many(inputs):
             assert added.error is None, added.error
         await stack.documents.refresh_statistics()
+        await stack.documents.reweigh()
         settings: Sequence[tuple[str, str, Fusion | None]] = (
             ("text", "text", None),
             ("vector", "vector", None),

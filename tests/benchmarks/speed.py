@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
+import psutil
 from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import asyncpg as dialects
 
 from llmstack import LLMStack
 from llmstack.documents import Chunk, DocumentInput
-from llmstack.documents.queries import CORPUS, search_conditions, spoken_languages, with_passages
-from llmstack.documents.queries import DocumentFilter
+from llmstack.documents.queries import (
+    CORPUS,
+    DocumentFilter,
+    search_conditions,
+    spoken_languages,
+    with_passages,
+)
+from llmstack.documents.records import Mode
 from llmstack.documents.repository import vector_source
 from llmstack.search import SearchOptions, hybrid
 from llmstack.settings import Settings
 
-from .corpora import Generator, Lookup, Passage
+from .corpora import Computed, Generator, Passage
 from .measures import quantiles
 from .wire import counting
 
 LIMIT = 10
+MODES: tuple[Mode, ...] = ("hybrid", "vector", "text")
 Search = Callable[[Passage], Awaitable[int]]
 
 
@@ -35,24 +44,33 @@ def settings() -> Settings:
 
 async def load(url: str, *, schema: str, passages: int, generator: Generator) -> dict[str, Any]:
     """Ingest a corpus of one owner into a schema with its index in place; returns the rate."""
-    lookup = Lookup()
-    async with LLMStack.open(url, schema=schema, embedder=lookup, settings=settings()) as stack:
+    async with LLMStack.open(url, schema=schema, embedder=Computed(generator), settings=settings()) as stack:
         await stack.embeddings.space()
         await stack.embeddings.build_index()
+        before = _resident()
         started = time.perf_counter()
-
-        def inputs() -> Any:
-            for passage in generator.passages(passages):
-                lookup.learn(passage.text, passage.vector)
-                yield _input(passage)
-
-        async for added in stack.documents.add_many(inputs()):
+        async for added in stack.documents.add_many(_input(passage) for passage in generator.passages(passages)):
             assert added.error is None, added.error
         took = time.perf_counter() - started
+        grown = _peak() - before
         await stack.documents.refresh_statistics()
         async with stack.service.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             await connection.execute(text("VACUUM ANALYZE"))
-    return {"chunks": passages, "seconds": took, "chunks_per_second": passages / took}
+    return {
+        "chunks": passages,
+        "seconds": took,
+        "chunks_per_second": passages / took,
+        "memory_added_mb": grown,
+    }
+
+
+def _resident() -> float:
+    resident: int = psutil.Process().memory_info().rss
+    return resident / 1e6
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def _input(passage: Passage) -> DocumentInput:
@@ -61,9 +79,9 @@ def _input(passage: Passage) -> DocumentInput:
                          document_type="text", chunking="none")  # fmt: skip
 
 
-async def spread(url: str, *, source: str, schema: str, owners: int) -> None:
+async def spread(url: str, *, source: str, schema: str, owners: int, generator: Generator) -> None:
     """Copy a corpus into another schema with its documents dealt out to many owners."""
-    async with LLMStack.open(url, schema=schema, embedder=Lookup(), settings=settings()) as stack:
+    async with LLMStack.open(url, schema=schema, embedder=Computed(generator), settings=settings()) as stack:
         await stack.embeddings.space()
         dealt = f"'owner-' || (hashtext(id_at_origin) & 1048575) % {owners}"
         async with stack.service.engine.begin() as connection:
@@ -90,26 +108,24 @@ def _copies(dealt: str) -> tuple[str, ...]:
 
 
 async def measure(
-    url: str, *, schema: str, owners: int, queries: Sequence[Passage], repeat: int = 1
+    url: str, *, schema: str, owners: int, queries: Sequence[Passage], generator: Generator
 ) -> list[dict[str, Any]]:
     """Latency and throughput of llmstack and of its floor, at concurrency 1 and 8."""
-    lookup = Lookup()
-    for query in queries:
-        lookup.learn(query.text, query.vector)
+    embedder = Computed(generator)
     rows = []
-    async with LLMStack.open(url, schema=schema, embedder=lookup, settings=settings()) as stack:
+    async with LLMStack.open(url, schema=schema, embedder=embedder, settings=settings()) as stack:
         pool = await asyncpg.create_pool(url, min_size=8, max_size=8, server_settings=_floor_settings())
         try:
-            for mode in ("hybrid", "vector", "text"):
+            for mode in MODES:
                 contenders: dict[str, Search] = {"llmstack": _ours(stack, mode, owners)}
                 if mode == "hybrid":
-                    contenders["same SQL, bare asyncpg"] = await _floor(stack, pool, owners)
+                    contenders["same SQL, bare asyncpg"] = await _floor(stack, pool, owners, generator)
                 for concurrency in (1, 8):
                     rows += await compare(contenders, queries, concurrency=concurrency, labels={"mode": mode})
         finally:
             await pool.close()
-        recall = await recall_of(stack, queries, owners)
-    trips = await round_trips(url, schema=schema, queries=queries[:20], lookup=lookup)
+        recall = await recall_of(stack, queries, owners, generator)
+    trips = await round_trips(url, schema=schema, queries=queries[:20], embedder=embedder)
     for row in rows:
         row.update(owners=owners, **({"recall@10": recall, "round_trips": trips} if row["who"] == "llmstack" else {}))
     return rows
@@ -120,9 +136,9 @@ def owner_of(query: Passage, owners: int) -> str:
     return f"owner-{query.number % owners}"
 
 
-def _ours(stack: LLMStack, mode: str, owners: int) -> Search:
+def _ours(stack: LLMStack, mode: Mode, owners: int) -> Search:
     async def search(query: Passage) -> int:
-        hits = await stack.documents.search(owner_id=owner_of(query, owners), query=query.text, mode=mode, limit=LIMIT)  # type: ignore[arg-type]
+        hits = await stack.documents.search(owner_id=owner_of(query, owners), query=query.text, mode=mode, limit=LIMIT)
         return len(hits)
 
     return search
@@ -132,7 +148,7 @@ def _floor_settings() -> dict[str, str]:
     return {"jit": "off", "plan_cache_mode": "force_custom_plan"}
 
 
-async def _floor(stack: LLMStack, pool: Any, owners: int) -> Search:
+async def _floor(stack: LLMStack, pool: Any, owners: int, generator: Generator) -> Search:
     """The very statement that the stack sends, with asyncpg alone around it."""
     space = await stack.embeddings.space()
     prepared: dict[int, tuple[str, list[Any]]] = {}
@@ -142,7 +158,7 @@ async def _floor(stack: LLMStack, pool: Any, owners: int) -> Search:
             owner = owner_of(query, owners)
             statement = with_passages(
                 hybrid(
-                    Chunk, corpus=CORPUS, owner_id=owner, query=query.text, vector=query.vector.tolist(),
+                    Chunk, corpus=CORPUS, owner_id=owner, query=query.text, vector=generator.vector(query.text).tolist(),
                     source=vector_source(space), languages=spoken_languages(owner),
                     where=search_conditions(owner, DocumentFilter()), limit=LIMIT, options=SearchOptions(),
                 )
@@ -204,7 +220,7 @@ async def _drain(
     await asyncio.gather(*(worker() for _ in range(concurrency)))
 
 
-async def recall_of(stack: LLMStack, queries: Sequence[Passage], owners: int) -> float:
+async def recall_of(stack: LLMStack, queries: Sequence[Passage], owners: int, generator: Generator) -> float:
     """recall@10 of the vector leg against an exact scan of the owner's rows."""
     space = await stack.embeddings.space()
     shares = []
@@ -213,20 +229,20 @@ async def recall_of(stack: LLMStack, queries: Sequence[Passage], owners: int) ->
         async with stack.service.single_statements() as session:
             answers = []
             for rows in (stack.settings.exact_rows, 10**9):
-                statement = hybrid(Chunk, corpus=CORPUS, owner_id=owner, vector=query.vector.tolist(),
+                statement = hybrid(Chunk, corpus=CORPUS, owner_id=owner, vector=generator.vector(query.text).tolist(),
                                    source=vector_source(space), limit=LIMIT, options=SearchOptions(exact_rows=rows))  # fmt: skip
                 answers.append({row.id for row in await session.execute(statement)})
         shares.append(len(answers[0] & answers[1]) / max(len(answers[1]), 1))
     return sum(shares) / len(shares)
 
 
-async def round_trips(url: str, *, schema: str, queries: Sequence[Passage], lookup: Lookup) -> float:
+async def round_trips(url: str, *, schema: str, queries: Sequence[Passage], embedder: Computed) -> float:
     """Round trips of one warm hybrid search, counted on the wire."""
     host = parse_qs(urlsplit(url).query)["host"][0]
     async with counting(f"{host}/.s.PGSQL.5432") as (port, trips):
         relayed = f"postgresql://postgres@127.0.0.1:{port}/postgres"
         only = Settings(pool_size=1, max_overflow=0, tls="disable")
-        async with LLMStack(relayed, schema=schema, embedder=lookup, settings=only) as stack:
+        async with LLMStack(relayed, schema=schema, embedder=embedder, settings=only) as stack:
             for _ in range(2):
                 await stack.documents.search(owner_id="owner-0", query=queries[0].text, mode="hybrid")
             trips.count = 0

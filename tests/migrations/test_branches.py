@@ -44,9 +44,7 @@ async def applied(engine: AsyncEngine, schema: str) -> list[str]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-async def test_each_branch_goes_up_down_and_up_on_tables_that_hold_rows(
-    engine: AsyncEngine, module: str
-) -> None:
+async def test_each_branch_goes_up_down_and_up_on_tables_that_hold_rows(engine: AsyncEngine, module: str) -> None:
     await migrate.upgrade(engine, schema=SCHEMA)
     clean = await catalog(engine, SCHEMA)
     await fill(engine, SCHEMA)
@@ -156,9 +154,7 @@ async def test_models_and_migrations_give_the_same_catalog(engine: AsyncEngine) 
     await migrate.upgrade(engine, schema=SCHEMA)
     await migrate.upgrade(engine, schema="Models", target="kernel@head")
     # The functions are the migrations' alone; the tables are made again from the models.
-    await execute(
-        engine, 'DROP TABLE "Models".term_statistics, "Models".corpus_statistics, "Models".alembic_version'
-    )
+    await execute(engine, 'DROP TABLE "Models".term_statistics, "Models".corpus_statistics, "Models".alembic_version')
     target_metadata(None)  # imports every model
     view = engine.execution_options(schema_translate_map={"llmstack": "Models"})
     async with view.begin() as connection:
@@ -179,9 +175,7 @@ async def test_an_unknown_target_is_named(engine: AsyncEngine) -> None:
 async def test_an_engine_view_with_a_map_or_autocommit_migrates_the_schema_that_was_asked_for(
     engine: AsyncEngine,
 ) -> None:
-    view = engine.execution_options(
-        schema_translate_map={"llmstack": "elsewhere"}, isolation_level="AUTOCOMMIT"
-    )
+    view = engine.execution_options(schema_translate_map={"llmstack": "elsewhere"}, isolation_level="AUTOCOMMIT")
     await migrate.upgrade(view, schema="llmstack")
     assert await applied(engine, "llmstack") == list(MODULES)
     assert await fetch(engine, "SELECT to_regnamespace('elsewhere')") is None
@@ -223,8 +217,6 @@ async def test_an_error_that_nobody_foresaw_is_an_outcome_as_well(engine: AsyncE
 
 
 async def test_an_empty_schema_argument_is_refused_not_overlooked(url: str) -> None:
-    status, output, _ = await asyncio.to_thread(
-        finished, alembic("-x", "schema=", "upgrade", "heads", url=url)
-    )
+    status, output, _ = await asyncio.to_thread(finished, alembic("-x", "schema=", "upgrade", "heads", url=url))
     assert status != 0
     assert "FAILED: schema name ''" in output

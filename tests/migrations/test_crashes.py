@@ -38,13 +38,9 @@ async def engine(url: str) -> AsyncEngine:
     return make_engine(url)
 
 
-async def test_a_migration_killed_at_any_moment_is_completed_by_the_next_run(
-    url: str, engine: AsyncEngine
-) -> None:
+async def test_a_migration_killed_at_any_moment_is_completed_by_the_next_run(url: str, engine: AsyncEngine) -> None:
     started = time.monotonic()
-    status, _, errors = await asyncio.to_thread(
-        finished, alembic("upgrade", "heads", url=url, schema="clean")
-    )
+    status, _, errors = await asyncio.to_thread(finished, alembic("upgrade", "heads", url=url, schema="clean"))
     duration = time.monotonic() - started
     assert status == 0, errors
     clean = await catalog(engine, "clean")
@@ -175,9 +171,7 @@ async def test_a_read_only_server_is_named_as_such(url: str, engine: AsyncEngine
     await execute(engine, f'ALTER DATABASE "{engine.url.database}" SET default_transaction_read_only = on')
     with pytest.raises(MigrationError, match="read-only transaction; migrate on the primary"):
         await migrate.upgrade(engine, schema="shop")
-    status, output, errors = await asyncio.to_thread(
-        finished, alembic("upgrade", "heads", url=url, schema="shop")
-    )
+    status, output, errors = await asyncio.to_thread(finished, alembic("upgrade", "heads", url=url, schema="shop"))
     assert status != 0
     assert "FAILED: schema 'shop': " in output
     assert "Traceback" not in errors

@@ -82,9 +82,7 @@ async def test_the_hosts_downgrade_takes_ours_along_and_comes_up_again(url: str,
     assert "No new upgrade operations detected" in await host("check", url=url)
 
 
-async def test_our_own_upgrade_of_a_schema_that_the_host_keeps_is_refused(
-    url: str, engine: AsyncEngine
-) -> None:
+async def test_our_own_upgrade_of_a_schema_that_the_host_keeps_is_refused(url: str, engine: AsyncEngine) -> None:
     await host("upgrade", "heads", url=url)
     before = await catalog(engine, "llmstack")
     with pytest.raises(MigrationError, match="if a host's Alembic environment keeps them, run that"):

@@ -35,16 +35,12 @@ async def test_every_verb_says_that_the_database_is_newer_and_changes_nothing(ne
         migrate.downgrade(newer, schema="shop", target="base"),
         migrate.check(newer, schema="shop"),
     ):
-        with pytest.raises(
-            DatabaseNewer, match="documents_9999, which this version of llmstack does not know"
-        ):
+        with pytest.raises(DatabaseNewer, match="documents_9999, which this version of llmstack does not know"):
             await work
     assert await catalog(newer, "shop") == before
 
 
-@pytest.mark.parametrize(
-    "arguments", [("upgrade", "heads"), ("upgrade", "documents@head"), ("check",), ("current",)]
-)
+@pytest.mark.parametrize("arguments", [("upgrade", "heads"), ("upgrade", "documents@head"), ("check",), ("current",)])
 async def test_alembic_says_it_in_one_line_without_a_traceback(
     url: str, newer: AsyncEngine, arguments: tuple[str, ...]
 ) -> None:

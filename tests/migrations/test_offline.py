@@ -48,9 +48,7 @@ async def test_offline_sql_run_by_psql_gives_the_same_schema_as_the_online_run(
     await migrate.check(offline, schema=schema)
 
 
-async def test_alembic_sql_run_by_psql_gives_the_same_schemas_as_the_online_run(
-    url: str, online: AsyncEngine
-) -> None:
+async def test_alembic_sql_run_by_psql_gives_the_same_schemas_as_the_online_run(url: str, online: AsyncEngine) -> None:
     await migrate.upgrade_many(online, schemas=["a", "b"])
     sql = await asyncio.to_thread(run_alembic, "-x", "schema=a,b", "upgrade", "heads", "--sql", url=url)
     await asyncio.to_thread(psql, url, sql)
@@ -75,9 +73,9 @@ async def test_offline_downgrade_sql_undoes_everything(url: str) -> None:
     sql = await asyncio.to_thread(run_alembic, "downgrade", "heads:base", "--sql", url=url, schema="shop")
     await asyncio.to_thread(psql, url, sql)
     # As after an online downgrade, an empty version table stays.
-    assert await fetch(
-        engine, "SELECT string_agg(tablename, ' ') FROM pg_tables WHERE schemaname = 'shop'"
-    ) == ("alembic_version")
+    assert await fetch(engine, "SELECT string_agg(tablename, ' ') FROM pg_tables WHERE schemaname = 'shop'") == (
+        "alembic_version"
+    )
     assert await migrate.upgrade(engine, schema="shop")
 
 

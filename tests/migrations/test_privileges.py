@@ -51,9 +51,7 @@ async def test_a_role_that_may_not_create_the_extension_is_told_what_to_run(
 async def test_a_role_that_may_create_schemas_migrates_once_the_extension_is_there(
     url: str, engine: AsyncEngine, app: str
 ) -> None:
-    await execute(
-        engine, "CREATE EXTENSION vector", f'GRANT CREATE ON DATABASE "{engine.url.database}" TO "{app}"'
-    )
+    await execute(engine, "CREATE EXTENSION vector", f'GRANT CREATE ON DATABASE "{engine.url.database}" TO "{app}"')
     mine = make_engine(as_role(url, app))
     assert await migrate.upgrade(mine, schema="shop")
     await migrate.check(mine, schema="shop")
@@ -62,9 +60,7 @@ async def test_a_role_that_may_create_schemas_migrates_once_the_extension_is_the
 
 async def test_a_role_that_may_create_no_schema_is_told_so(url: str, engine: AsyncEngine, app: str) -> None:
     await execute(engine, "CREATE EXTENSION vector")
-    with pytest.raises(
-        MigrationError, match=r"permission denied for database .*run the migration as the owner"
-    ):
+    with pytest.raises(MigrationError, match=r"permission denied for database .*run the migration as the owner"):
         await migrate.upgrade(make_engine(as_role(url, app)), schema="shop")
 
 

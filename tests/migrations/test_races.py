@@ -68,9 +68,7 @@ async def test_a_waiter_that_times_out_says_who_holds_the_lock(url: str, engine:
                 MigrationLockTimeout, match=f"pid {pid}, application_name 'deploy 17', connected since 20"
             ):
                 await migrate.upgrade(engine, schema="shop", settings=IMPATIENT)
-            waiter = alembic(
-                "upgrade", "heads", url=url, schema="shop", LLMSTACK_MIGRATION_LOCK_TIMEOUT="0.2"
-            )
+            waiter = alembic("upgrade", "heads", url=url, schema="shop", LLMSTACK_MIGRATION_LOCK_TIMEOUT="0.2")
             status, output, errors = await asyncio.to_thread(finished, waiter)
     assert status != 0
     assert f"FAILED: waited 0.2 s for the migration of schema 'shop'; the lock is held by pid {pid}" in output
@@ -202,9 +200,7 @@ async def test_a_schema_may_have_any_ordinary_name(engine: AsyncEngine, schema: 
     assert not await migrate.upgrade(engine, schema=schema)
 
 
-@pytest.mark.parametrize(
-    "schema", ['x"; DROP SCHEMA public; --', "x;y", "pg_toast", "x" * 64, "", " x", "1x", "a,b"]
-)
+@pytest.mark.parametrize("schema", ['x"; DROP SCHEMA public; --', "x;y", "pg_toast", "x" * 64, "", " x", "1x", "a,b"])
 @pytest.mark.parametrize("target", ["heads", "documents@head"])
 async def test_an_attack_or_a_reserved_name_is_refused_before_anything_is_made(
     engine: AsyncEngine, schema: str, target: str
@@ -216,9 +212,7 @@ async def test_an_attack_or_a_reserved_name_is_refused_before_anything_is_made(
 
 
 async def test_the_key_is_signed_and_differs_by_database_and_schema() -> None:
-    keys = {
-        lock_key(database=database, schema=schema) for database in "ab" for schema in ("x", "X", "y", "Svc A")
-    }
+    keys = {lock_key(database=database, schema=schema) for database in "ab" for schema in ("x", "X", "y", "Svc A")}
     assert len(keys) == 8
     assert all(-(2**63) <= key < 2**63 for key in keys)
     assert any(key < 0 for key in keys)

@@ -101,13 +101,7 @@ def owner(table: str) -> str:
 
 
 def test_the_checkout_lists_the_same_folders_as_the_package() -> None:
-    listed = (
-        (CHECKOUT / "alembic.ini")
-        .read_text()
-        .split("version_locations =")[1]
-        .split("file_template")[0]
-        .split()
-    )
+    listed = (CHECKOUT / "alembic.ini").read_text().split("version_locations =")[1].split("file_template")[0].split()
     assert [Path(line.replace("%(here)s", str(CHECKOUT))) for line in listed] == [
         Path(folder) for folder in version_locations()
     ]

@@ -105,18 +105,14 @@ def test_settings_alone_read_the_environment(path: Path) -> None:
         return
     tree = ast.parse(path.read_text())
     written = {id(node.value) for node in ast.walk(tree) if _tells_litellm(node)}
-    assert [
-        ast.dump(node) for node in ast.walk(tree) if _is_environment(node) and id(node) not in written
-    ] == []
+    assert [ast.dump(node) for node in ast.walk(tree) if _is_environment(node) and id(node) not in written] == []
 
 
 def _tells_litellm(node: ast.AST) -> TypeGuard[ast.Subscript]:
     """Whether the line sets the one variable that keeps litellm from the network when it is imported."""
     if not isinstance(node, ast.Subscript) or not isinstance(node.ctx, ast.Store):
         return False
-    return getattr(node.slice, "value", None) == "LITELLM_LOCAL_MODEL_COST_MAP" and _is_environment(
-        node.value
-    )
+    return getattr(node.slice, "value", None) == "LITELLM_LOCAL_MODEL_COST_MAP" and _is_environment(node.value)
 
 
 def _is_environment(node: ast.AST) -> bool:

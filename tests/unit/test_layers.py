@@ -55,9 +55,7 @@ def may_use(upper: str, lower: str) -> bool:
 def package_of_tables() -> dict[str, str]:
     target_metadata(None)
     mappers = [mapper for mapper in Base.registry.mappers if mapper.class_.__module__.startswith("llmstack.")]
-    return {
-        table.name: mapper.class_.__module__.split(".")[1] for mapper in mappers for table in mapper.tables
-    }
+    return {table.name: mapper.class_.__module__.split(".")[1] for mapper in mappers for table in mapper.tables}
 
 
 def test_foreign_keys_follow_the_picture() -> None:

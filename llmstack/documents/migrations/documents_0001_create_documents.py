@@ -42,9 +42,7 @@ def create_documents() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_documents"),
         sa.UniqueConstraint("owner_id", "id_at_origin", name="uq_documents_owner_id_id_at_origin"),
         sa.UniqueConstraint("owner_id", "id", name="uq_documents_owner_id_id"),
-        sa.CheckConstraint(
-            f"document_type IN ({', '.join(map(repr, TYPES))})", name="ck_documents_document_type"
-        ),
+        sa.CheckConstraint(f"document_type IN ({', '.join(map(repr, TYPES))})", name="ck_documents_document_type"),
     )
     op.create_index("ix_documents_owner_id_language", "documents", ["owner_id", "language"])
     op.create_index("ix_documents_owner_id_document_date", "documents", ["owner_id", "document_date"])
@@ -60,8 +58,7 @@ def create_documents() -> None:
 def create_chunks() -> None:
     vectors = quote(extension_schema())
     document = (
-        "CASE WHEN level = 0 AND deleted_at IS NULL "
-        "THEN search_document(owner_id, language, context, content) END"
+        "CASE WHEN level = 0 AND deleted_at IS NULL THEN search_document(owner_id, language, context, content) END"
     )
     weights = f"bm25_weights({document}, bm25_k1, bm25_b, bm25_average_length, bm25_context_weight)"
     op.execute(f"""
@@ -101,9 +98,7 @@ CREATE TABLE chunks (
     # Ranking reads this column of every candidate row, so it stays in the row when others are moved out.
     op.execute("ALTER TABLE chunks ALTER COLUMN lexical SET STORAGE MAIN")
     op.create_index("ix_chunks_document_id_position", "chunks", ["document_id", "position"])
-    op.create_index(
-        "ix_chunks_parent_id", "chunks", ["parent_id"], postgresql_where=sa.text("parent_id IS NOT NULL")
-    )
+    op.create_index("ix_chunks_parent_id", "chunks", ["parent_id"], postgresql_where=sa.text("parent_id IS NOT NULL"))
     op.create_index(
         "ix_chunks_search_vector",
         "chunks",

@@ -33,18 +33,12 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_embedding_spaces"),
         sa.UniqueConstraint("name", name="uq_embedding_spaces_name"),
-        sa.CheckConstraint(
-            "distance IN ('cosine', 'inner_product', 'l2')", name="ck_embedding_spaces_distance"
-        ),
+        sa.CheckConstraint("distance IN ('cosine', 'inner_product', 'l2')", name="ck_embedding_spaces_distance"),
         sa.CheckConstraint("storage IN ('halfvec', 'vector')", name="ck_embedding_spaces_storage"),
-        sa.CheckConstraint(
-            "index_method IN ('hnsw', 'ivfflat', 'none')", name="ck_embedding_spaces_index_method"
-        ),
+        sa.CheckConstraint("index_method IN ('hnsw', 'ivfflat', 'none')", name="ck_embedding_spaces_index_method"),
         sa.CheckConstraint("state IN ('active', 'shadow', 'retired')", name="ck_embedding_spaces_state"),
         sa.CheckConstraint("dimensions BETWEEN 1 AND 16000", name="ck_embedding_spaces_dimensions"),
-        sa.CheckConstraint(
-            "NOT is_default OR state = 'active'", name="ck_embedding_spaces_default_is_active"
-        ),
+        sa.CheckConstraint("NOT is_default OR state = 'active'", name="ck_embedding_spaces_default_is_active"),
     )
     op.create_index(
         "uq_embedding_spaces_default",

@@ -61,9 +61,7 @@ async def test_the_server_is_told_the_defaults(url: URL, name: str, value: str) 
 
 
 async def test_the_server_is_told_what_the_settings_say(url: URL) -> None:
-    settings = Settings(
-        statement_timeout=1.5, idle_in_transaction_session_timeout=0, application_name="billing"
-    )
+    settings = Settings(statement_timeout=1.5, idle_in_transaction_session_timeout=0, application_name="billing")
     async with Database(url, settings=settings) as database:
         assert await shown(database, "statement_timeout") == "1500ms"
         assert await shown(database, "idle_in_transaction_session_timeout") == "0"
@@ -259,9 +257,7 @@ async def test_any_allowed_schema_name_works_on_the_server(llmstack_database: Da
         await connection.execute(CreateTable(CorpusStatistics.__table__))  # type: ignore[arg-type]
     async with service.session() as session:
         assert list(await session.scalars(select(CorpusStatistics))) == []
-        place = await session.scalar(
-            text("SELECT schemaname FROM pg_tables WHERE schemaname = :s"), {"s": schema}
-        )
+        place = await session.scalar(text("SELECT schemaname FROM pg_tables WHERE schemaname = :s"), {"s": schema})
         assert place == schema
 
 

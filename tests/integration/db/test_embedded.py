@@ -129,9 +129,7 @@ def test_processes_that_start_a_fresh_folder_at_once_share_it_and_the_last_to_ex
     assert not answers(server)
 
 
-def test_a_killed_process_keeps_neither_its_share_nor_the_data_from_others(
-    started: Start, tmp_path: Path
-) -> None:
+def test_a_killed_process_keeps_neither_its_share_nor_the_data_from_others(started: Start, tmp_path: Path) -> None:
     user = User(tmp_path / "pg")
     user.url()
     server = started(tmp_path / "pg")
@@ -167,9 +165,7 @@ def test_a_killed_server_is_recovered_by_the_next_start_though_a_query_of_its_wo
         assert sql(again, "SELECT n FROM kept") == "1"
 
 
-def test_a_dead_servers_pid_that_passed_to_another_program_is_no_obstacle(
-    started: Start, tmp_path: Path
-) -> None:
+def test_a_dead_servers_pid_that_passed_to_another_program_is_no_obstacle(started: Start, tmp_path: Path) -> None:
     server = started(tmp_path / "pg")
     kill_server(server.data_dir)
     # A process of the server's own account, the one kind that PostgreSQL takes for a rival.
@@ -259,9 +255,7 @@ def test_an_ordinary_user_has_a_server_of_their_own_and_reads_why_a_folder_is_cl
         folder = Path(name)
         os.chown(folder, account.pw_uid, account.pw_gid)
         own = run(folder / "pg")
-        assert own.stdout.strip() == f"postgresql://postgres:@/postgres?host={folder}/pg&port=5432", (
-            own.stderr
-        )
+        assert own.stdout.strip() == f"postgresql://postgres:@/postgres?host={folder}/pg&port=5432", own.stderr
         assert (folder / "pg" / "PG_VERSION").stat().st_uid == account.pw_uid
         assert not (folder / "pg" / "postmaster.pid").exists()
     assert "EmbeddedServerError: /proc/llmstack/pg cannot be created" in run(Path("/proc/llmstack/pg")).stderr

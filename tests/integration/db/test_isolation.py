@@ -134,9 +134,7 @@ async def test_the_leak_suite_names_the_model_the_operation_and_both_schemas(
 ) -> None:
     async with llmstack_database.engine.begin() as connection:
         await connection.run_sync(SharedBase.metadata.create_all)
-    with pytest.raises(
-        AssertionError, match=r"^Ledger: ORM select leaks between 'Leak A \w+' and 'Leak B \w+'"
-    ):
+    with pytest.raises(AssertionError, match=r"^Ledger: ORM select leaks between 'Leak A \w+' and 'Leak B \w+'"):
         await assert_schema_isolation(llmstack_database, Ledger)
 
 
@@ -154,9 +152,7 @@ async def test_a_statement_with_another_map_is_refused(llmstack_database: Databa
     ours, _ = await two_services(llmstack_database)
     async with ours.session() as session:
         await session.scalars(select(CorpusStatistics))
-        with pytest.raises(
-            IsolationError, match="already works in schema 'llmstack' and was asked for 'Support'"
-        ):
+        with pytest.raises(IsolationError, match="already works in schema 'llmstack' and was asked for 'Support'"):
             await session.scalars(
                 select(CorpusStatistics),
                 execution_options={"schema_translate_map": {SCHEMA_TOKEN: "Support"}},
@@ -168,9 +164,7 @@ async def test_a_connection_with_another_map_is_refused(llmstack_database: Datab
     async with ours.session() as session:
         await session.scalars(select(CorpusStatistics))
         with pytest.raises(IsolationError, match="'Support'"):
-            await session.scalars(
-                select(CorpusStatistics), bind_arguments={"bind": theirs.engine.sync_engine}
-            )
+            await session.scalars(select(CorpusStatistics), bind_arguments={"bind": theirs.engine.sync_engine})
 
 
 async def test_a_second_map_is_refused_across_transactions_of_one_session(

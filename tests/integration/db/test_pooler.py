@@ -51,9 +51,7 @@ def pooler_port(llmstack_server_url: str) -> Iterator[int]:
             "query_wait_timeout = 10\n"
         )
         with (folder / "log").open("w") as log:
-            process = subprocess.Popen(
-                [program, str(folder / "ini")], stdout=log, stderr=log, **as_user(folder, host)
-            )
+            process = subprocess.Popen([program, str(folder / "ini")], stdout=log, stderr=log, **as_user(folder, host))
             try:
                 wait_for(port, process, folder / "log")
                 yield port

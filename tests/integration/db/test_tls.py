@@ -40,9 +40,7 @@ def openssl(folder: Path, *arguments: str) -> None:
     subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
 
-def make_certificate(
-    folder: Path, name: str, *, common_name: str, authority: str, extension: str = ""
-) -> None:
+def make_certificate(folder: Path, name: str, *, common_name: str, authority: str, extension: str = "") -> None:
     extensions = folder / f"{name}.ext"
     extensions.write_text(extension)
     openssl(folder, "req", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr",
@@ -149,9 +147,7 @@ async def test_disable_sends_no_tls_and_the_servers_refusal_is_explained(port: i
 
 
 @pytest.mark.parametrize("mode", [None, "verify-ca", "verify-full", "require"])
-async def test_the_authority_of_the_settings_is_trusted(
-    port: int, certificates: Path, mode: str | None
-) -> None:
+async def test_the_authority_of_the_settings_is_trusted(port: int, certificates: Path, mode: str | None) -> None:
     url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
     assert await is_encrypted(url, tls=mode, tls_ca_file=certificates / "authority.crt")
 
@@ -168,9 +164,7 @@ async def test_a_strange_authority_is_refused(port: int, certificates: Path, mod
         await is_encrypted(url, tls=mode, tls_ca_file=certificates / "stranger.crt")
 
 
-async def test_another_host_name_passes_verify_ca_and_fails_verify_full(
-    port: int, certificates: Path
-) -> None:
+async def test_another_host_name_passes_verify_ca_and_fails_verify_full(port: int, certificates: Path) -> None:
     url = f"postgresql://postgres@localhost:{port}/postgres"
     assert await is_encrypted(url, tls="verify-ca", tls_ca_file=certificates / "authority.crt")
     with pytest.raises(DatabaseUnavailable, match="localhost"):

@@ -151,9 +151,7 @@ async def test_a_conflict_that_the_unit_of_work_has_translated_is_repeated_too(
 
 
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
-async def test_the_isolation_level_holds_for_one_transaction(
-    llmstack_service: Service, isolation: Isolation
-) -> None:
+async def test_the_isolation_level_holds_for_one_transaction(llmstack_service: Service, isolation: Isolation) -> None:
     async def level(session: AsyncSession) -> Any:
         return await session.scalar(text("SHOW transaction_isolation"))
 
@@ -198,9 +196,7 @@ async def test_work_in_the_rolled_back_session_survives_its_own_commits(
     assert list(await llmstack_session.scalars(select(CorpusStatistics.corpus))) == ["a"]
 
 
-async def test_the_rolled_back_session_keeps_nothing(
-    llmstack_session: AsyncSession, llmstack_service: Service
-) -> None:
+async def test_the_rolled_back_session_keeps_nothing(llmstack_session: AsyncSession, llmstack_service: Service) -> None:
     llmstack_session.add(row("a"))
     await llmstack_session.commit()
     assert await counts(llmstack_service) == {}

@@ -96,7 +96,7 @@ async def test_readers_see_one_version_or_another_never_a_mixture_or_nothing(sta
     async with asyncio.TaskGroup() as group:
         for look in (reader.chunks, reader.search, reader.neighbours, reader.statistics):
             group.create_task(keep(look))
-        for turn in range(20):
+        for turn in range(12):
             await add(stack, "it", versions[turn % WRITERS], chunking=lines)
         writing = False
     assert len(reader.seen) > 1

@@ -45,7 +45,7 @@ async def test_after_a_kill_every_document_is_whole_or_absent_and_the_run_can_be
     monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 20)
     async with LLMStack.open(server.url, embedder=words.embedder()) as stack:
         survivors: set[str] = set()
-        for moment in (60, 150, 260):
+        for moment in (60, 250):
             kept = await _run_until_killed(stack, server, after=moment)
             again = start(server.data_dir, announce=False)
             try:

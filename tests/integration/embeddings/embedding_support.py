@@ -51,9 +51,7 @@ class Counting:
         return [vector_of(content) for content in texts]
 
 
-def service_with(
-    service: Service, embedder: Embedder | Counting | None, /, **settings: Any
-) -> EmbeddingService:
+def service_with(service: Service, embedder: Embedder | Counting | None, /, **settings: Any) -> EmbeddingService:
     """The embeddings of the chunks."""
     if isinstance(embedder, Counting):
         embedder = CallableEmbedder(embedder, name="counting", dimensions=8)

@@ -45,9 +45,7 @@ async def _plan(service: Service, embeddings: EmbeddingService) -> str:
         .order_by(column.op("<=>", return_type=Float())(literal(vector_of("0 0"), column.type)))
         .limit(3)
     )
-    sql = nearest.compile(
-        service.engine.sync_engine, compile_kwargs={"literal_binds": True}, schema_translate_map=None
-    )
+    sql = nearest.compile(service.engine.sync_engine, compile_kwargs={"literal_binds": True}, schema_translate_map=None)
     async with service.session() as session:
         await session.execute(text("SET LOCAL enable_seqscan = off"))
         await session.execute(text("SET LOCAL enable_sort = off"))
@@ -136,9 +134,7 @@ async def test_rows_are_written_while_an_index_is_built(
     assert written > 0
 
 
-async def test_dropping_leaves_no_index_behind(
-    llmstack_service: Service, embeddings: EmbeddingService
-) -> None:
+async def test_dropping_leaves_no_index_behind(llmstack_service: Service, embeddings: EmbeddingService) -> None:
     await embeddings.build_index()
     await embeddings.drop_index()
     assert await _indexes(llmstack_service) == {}
@@ -175,9 +171,7 @@ async def test_an_index_that_cannot_be_is_refused(
         await embeddings.build_index()
 
 
-async def test_ivfflat_gets_lists_by_its_rows(
-    llmstack_service: Service, embeddings: EmbeddingService
-) -> None:
+async def test_ivfflat_gets_lists_by_its_rows(llmstack_service: Service, embeddings: EmbeddingService) -> None:
     async with llmstack_service.session() as session:
         await session.execute(update(EmbeddingSpace).values(index_method="ivfflat"))
         await session.commit()

@@ -72,8 +72,7 @@ async def test_processing_can_be_limited_to_an_owner_and_to_a_number_of_rows(
 async def test_workers_at_the_same_time_never_embed_a_row_twice(llmstack_service: Service) -> None:
     counting = Counting(pause=0.005)
     workers = [
-        service_with(llmstack_service, counting, embedding_batch_size=7, embedding_concurrency=3)
-        for _ in range(2)
+        service_with(llmstack_service, counting, embedding_batch_size=7, embedding_concurrency=3) for _ in range(2)
     ]
     await add_chunks(llmstack_service, [f"chunk {number}" for number in range(200)])
     await workers[0].backfill()
@@ -126,9 +125,7 @@ async def test_an_embedder_that_is_out_of_order_costs_few_calls_and_few_attempts
     assert result == ProcessResult(embedded=0, failed=30, remaining=50, set_aside=0)
     assert counting.calls == 3 * (1 + 3)
     async with llmstack_service.session() as session:
-        attempts = (
-            await session.scalars(select(EmbeddingJob.attempts).where(EmbeddingJob.attempts > 0))
-        ).all()
+        attempts = (await session.scalars(select(EmbeddingJob.attempts).where(EmbeddingJob.attempts > 0))).all()
     assert attempts == [1] * 9
     counting.broken = False
     await end_leases(llmstack_service)

@@ -38,9 +38,7 @@ async def test_eight_first_uses_at_once_make_one_space(llmstack_service: Service
 
 
 async def test_of_many_spaces_made_at_once_exactly_one_is_the_default(llmstack_service: Service) -> None:
-    await asyncio.gather(
-        *(service_with(llmstack_service, _embedder(f"m{number}", 8)).space() for number in range(8))
-    )
+    await asyncio.gather(*(service_with(llmstack_service, _embedder(f"m{number}", 8)).space() for number in range(8)))
     async with llmstack_service.session() as session:
         spaces = await SpaceRepository(session).list()
         default = await SpaceRepository(session).default()
@@ -129,9 +127,7 @@ async def test_the_status_of_spaces_shows_vectors_coverage_and_index(llmstack_se
 
 
 @pytest.mark.parametrize("storage", ["halfvec", "vector"])
-async def test_either_storage_keeps_vectors_that_can_be_compared(
-    llmstack_service: Service, storage: str
-) -> None:
+async def test_either_storage_keeps_vectors_that_can_be_compared(llmstack_service: Service, storage: str) -> None:
     embeddings = service_with(llmstack_service, Counting())
     await add_chunks(llmstack_service, ["near", "far"])
     async with llmstack_service.session() as session:

@@ -144,7 +144,13 @@ def dimension(lexeme: str) -> int:
 
 
 def document_weights(
-    content: str, context: str = "", *, k1: float = K1, b: float = B, average: float = AVERAGE, title: float = 1.0
+    content: str,
+    context: str = "",
+    *,
+    k1: float = K1,
+    b: float = B,
+    average: float = AVERAGE,
+    title: float = 1.0,
 ) -> dict[str, float]:
     """The BM25 weight of each word of a text; `title` is the weight of the words of the context."""
     counts: Counter[str] = Counter()

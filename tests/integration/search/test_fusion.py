@@ -44,7 +44,9 @@ def normalised(scores: Scores, fusion: Fusion) -> tuple[dict[uuid.UUID, float], 
         return {}, 0.0
     low, high = min(scores.values()), max(scores.values())
     if fusion.normalize == "minmax":
-        return {id_: (score - low) / (high - low) if high > low else 1.0 for id_, score in scores.items()}, 0.0
+        return {
+            id_: (score - low) / (high - low) if high > low else 1.0 for id_, score in scores.items()
+        }, 0.0
     if high == low:
         return dict.fromkeys(scores, 0.0), -1.0
     mean, deviation = statistics.fmean(scores.values()), statistics.pstdev(scores.values())
@@ -149,7 +151,13 @@ async def test_an_empty_leg_leaves_the_order_of_the_other(
 ) -> None:
     _, vector = await both_legs(llmstack_service, space)
     rows = await search(
-        llmstack_service, query="unheard", vector=TARGET, space=space, fusion=fusion, options=OPTIONS, limit=12
+        llmstack_service,
+        query="unheard",
+        vector=TARGET,
+        space=space,
+        fusion=fusion,
+        options=OPTIONS,
+        limit=12,
     )
     assert [row.id for row in rows] == sorted(vector, key=lambda id_: (-vector[id_], id_))
     empty = await add_space(llmstack_service)
@@ -173,7 +181,9 @@ async def test_the_only_row_with_a_rare_word_beats_its_equals_without(
     )
     places = [row.id for row in rows]
     assert places.index(ids[2]) < places.index(ids[1])
-    expected = fused({ids[2]: rows[places.index(ids[2])].text_score}, {r.id: r.vector_score for r in rows}, fusion)
+    expected = fused(
+        {ids[2]: rows[places.index(ids[2])].text_score}, {r.id: r.vector_score for r in rows}, fusion
+    )
     assert scores_of(rows) == pytest.approx(expected)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
-from search_support import CORPUS, Passage, add_passages, search
+from search_support import CORPUS, Passage, add_passages, add_space
 from sqlalchemy import event, text
 from wire_support import counting_round_trips
 
@@ -21,15 +22,22 @@ from llmstack.documents.repository import vector_source
 from llmstack.embeddings import CallableEmbedder, EmbeddingService, Space
 from llmstack.search import SearchOptions, hybrid
 from llmstack.settings import Settings
+from llmstack.testing import servers
 
 DIMENSIONS, ROWS, STRANGERS = 8, 400, 1200
 _random = random.Random(11)
 VECTORS = [[round(_random.uniform(-1, 1), 3) for _ in range(DIMENSIONS)] for _ in range(ROWS)]
 TARGET = VECTORS[0]
+NEAR = [[part + _random.uniform(-0.3, 0.3) for part in TARGET] for _ in range(STRANGERS)]
+# So few rows could as well be sorted.
+BY_INDEX = {"enable_sort": "off", "enable_seqscan": "off", "enable_bitmapscan": "off"}
+
+
+Built = tuple[Space, list[uuid.UUID]]
 
 
 class World:
-    """An owner among strangers, whose vectors are all nearer to the target, behind one index."""
+    """An owner among strangers, most of whom are nearer to the target, behind one index."""
 
     def __init__(self, service: Service, space: Space, ids: list[uuid.UUID]) -> None:
         self.service, self.space, self.ids = service, space, ids
@@ -41,30 +49,77 @@ class World:
         cosine = stored @ target / np.linalg.norm(stored, axis=1) / np.linalg.norm(target)
         return [self.ids[rows[place]] for place in np.argsort(-cosine)[:limit]]
 
-    async def search(self, *, exact_rows: int, limit: int = 10, **arguments: Any) -> Any:
-        options = SearchOptions(exact_rows=exact_rows, candidates=arguments.pop("candidates", 50))
-        return await search(
-            self.service, vector=TARGET, space=self.space, options=options, limit=limit, **arguments
+    async def search(
+        self,
+        *,
+        exact_rows: int,
+        candidates: int = 50,
+        owner_id: str = "acme",
+        knobs: Mapping[str, object] = MappingProxyType({}),
+        **arguments: Any,
+    ) -> Sequence[Any]:
+        options = SearchOptions(exact_rows=exact_rows, candidates=candidates)
+        statement = hybrid(
+            Chunk,
+            corpus=CORPUS,
+            owner_id=owner_id,
+            vector=TARGET,
+            source=vector_source(self.space),
+            languages=("simple",),
+            options=options,
+            **arguments,
         )
+        async with self.service.single_statements() as session:
+            for name, value in knobs.items():
+                await session.execute(text(f"SET {name} = {value}"))
+            try:
+                return (await session.execute(statement)).all()
+            finally:
+                if knobs:
+                    await session.execute(text("RESET ALL"))
+
+
+async def _build(url: str, name: str) -> Built:
+    async with servers.open_database(url, name) as database:
+        service = database.service()
+        embedder = CallableEmbedder(lambda texts: [TARGET] * len(texts), name="test", dimensions=DIMENSIONS)
+        embeddings = EmbeddingService(service, EMBEDDED, embedder, Settings())
+        space = await embeddings.space()
+        owners = await _owners_of_one_partition(service)
+        strangers = [
+            Passage("tax", owner_id=owners[number % len(owners)], vector=vector)
+            for number, vector in enumerate(NEAR)
+        ]
+        await add_passages(service, strangers, space=space)
+        ids = await add_passages(service, [Passage("tax law", vector=v) for v in VECTORS], space=space)
+        await embeddings.build_index()
+        async with service.session() as session:
+            await session.execute(text("ANALYZE"))
+            await session.commit()
+        return space, ids
+
+
+@pytest.fixture(scope="module")
+def built(llmstack_server_url: str, llmstack_template: str) -> Iterator[tuple[str, Built]]:
+    """A database with the vectors, made once; tests add to it and change nothing."""
+    name, found = servers.unique_name(), []
+
+    async def build() -> None:
+        await servers.create_copy(llmstack_server_url, name, template=llmstack_template)
+        found.append(await _build(llmstack_server_url, name))
+
+    try:
+        servers.run_apart(build())
+        yield name, found[0]
+    finally:
+        servers.run_apart(servers.drop(llmstack_server_url, name))
 
 
 @pytest.fixture
-async def world(llmstack_service: Service) -> World:
-    embedder = CallableEmbedder(lambda texts: [TARGET] * len(texts), name="test", dimensions=DIMENSIONS)
-    embeddings = EmbeddingService(llmstack_service, EMBEDDED, embedder, Settings())
-    space = await embeddings.space()
-    owners = await _owners_of_one_partition(llmstack_service)
-    near = [
-        Passage("tax", owner_id=owners[number % len(owners)], vector=[part + 0.001 * (number % 7) for part in TARGET])
-        for number in range(STRANGERS)
-    ]
-    await add_passages(llmstack_service, near, space=space)
-    ids = await add_passages(llmstack_service, [Passage("tax law", vector=v) for v in VECTORS], space=space)
-    await embeddings.build_index()
-    async with llmstack_service.session() as session:
-        await session.execute(text("ANALYZE"))
-        await session.commit()
-    return World(llmstack_service, space, ids)
+async def world(llmstack_server_url: str, built: tuple[str, Built]) -> AsyncIterator[World]:
+    name, (space, ids) = built
+    async with servers.open_database(llmstack_server_url, name) as database:
+        yield World(database.service(), space, ids)
 
 
 async def _owners_of_one_partition(service: Service) -> list[str]:
@@ -90,14 +145,14 @@ async def test_an_owner_with_few_rows_is_compared_exactly(world: World) -> None:
 
 
 async def test_an_owner_with_many_rows_goes_by_the_index_and_gets_a_full_right_page(world: World) -> None:
-    rows = await world.search(exact_rows=ROWS - 1, candidates=100)
+    rows = await world.search(exact_rows=ROWS - 1, candidates=100, knobs=BY_INDEX)
     assert paths(rows) == {"index"}
     assert [row.id for row in rows] == world.nearest(list(range(ROWS)), 10)
 
 
 async def test_the_index_hands_over_as_many_rows_as_are_asked_for(world: World) -> None:
     # More than hnsw.ef_search is by default, and than the graph shows before the strangers are left out.
-    rows = await world.search(exact_rows=ROWS - 1, limit=150, candidates=150)
+    rows = await world.search(exact_rows=ROWS - 1, limit=150, candidates=150, knobs=BY_INDEX)
     assert paths(rows) == {"index"}
     exact = world.nearest(list(range(ROWS)), 150)
     assert len(rows) == 150
@@ -119,46 +174,38 @@ async def test_candidates_beyond_the_breadth_of_any_index_scan_are_answered(worl
 async def test_a_filter_is_obeyed_on_every_path(world: World, exact_rows: int, path: str) -> None:
     kept = list(range(0, ROWS, 4))
     where = [Chunk.position % 4 == 0]
-    rows = await world.search(exact_rows=exact_rows, where=where)
+    rows = await world.search(exact_rows=exact_rows, where=where, knobs=BY_INDEX)
     assert paths(rows) == {path}
     assert [row.id for row in rows] == world.nearest(kept, 10)
 
 
 async def test_a_short_index_scan_is_replaced_by_an_exact_one(world: World) -> None:
-    # The scan gives up after a few tuples, long before it has met enough of the owner's rows.
-    async with world.service.single_statements() as session:
-        await session.execute(text("SET hnsw.max_scan_tuples = 1"))
-        await session.execute(text("SET hnsw.scan_mem_multiplier = 1"))
-        statement = hybrid(
-            Chunk,
-            corpus=CORPUS,
-            owner_id="acme",
-            vector=TARGET,
-            source=vector_source(world.space),
-            where=[Chunk.position % 7 == 0],
-            options=SearchOptions(exact_rows=51, candidates=51, ef_search=1),
-        )
-        rows = (await session.execute(statement)).all()
-        await session.execute(text("RESET ALL"))
+    # The scan gives up after a few tuples, before it has met enough of the owner's rows.
+    knobs = {**BY_INDEX, "hnsw.max_scan_tuples": 1}
+    rows = await world.search(exact_rows=51, where=[Chunk.position % 7 == 0], knobs=knobs)
     assert paths(rows) == {"guard"}
     assert [row.id for row in rows] == world.nearest(list(range(0, ROWS, 7)), 10)
 
 
 @pytest.mark.parametrize("rows_there", [0, 1, 9])
 async def test_an_owner_with_few_rows_among_many_gets_all_of_them(world: World, rows_there: int) -> None:
-    passages = [Passage("small", owner_id="small", vector=v) for v in VECTORS[:rows_there]]
+    passages = [Passage("small", owner_id=f"small {rows_there}", vector=v) for v in VECTORS[:rows_there]]
     if passages:
         await add_passages(world.service, passages, space=world.space)
-    rows = await world.search(exact_rows=0, owner_id="small", query="small tax")
+    rows = await world.search(exact_rows=0, owner_id=f"small {rows_there}", query="small tax")
     assert len(rows) == rows_there
 
 
-async def test_an_index_that_does_not_exist_costs_time_and_no_row(llmstack_service: Service, world: World) -> None:
-    async with llmstack_service.session() as session:
-        await session.execute(text(f"DROP INDEX llmstack.ix_chunk_embeddings_s{world.space.id}"))
-        await session.commit()
-    rows = await world.search(exact_rows=0)
-    assert [row.id for row in rows] == world.nearest(list(range(ROWS)), 10)
+async def test_a_space_without_an_index_costs_time_and_no_row(world: World) -> None:
+    bare = await add_space(world.service, dimensions=DIMENSIONS)
+    vectors = VECTORS[:90]
+    ids = await add_passages(
+        world.service, [Passage("bare", owner_id="bare", vector=v) for v in vectors], space=bare
+    )
+    there = World(world.service, bare, ids)
+    rows = await there.search(exact_rows=0, owner_id="bare")
+    assert paths(rows) == {"index"}
+    assert [row.id for row in rows] == there.nearest(list(range(90)), 10)
 
 
 @contextmanager
@@ -188,8 +235,7 @@ async def test_a_search_is_one_statement(world: World) -> None:
 async def test_a_search_is_one_round_trip(world: World) -> None:
     url = world.service.database.engine.url
     async with counting_round_trips(url) as (through, counted):
-        database = Database(through.set(query={**through.query, "sslmode": "disable"}))
-        async with database:
+        async with Database(through.set(query={**through.query, "sslmode": "disable"})) as database:
             service = database.service()
             there = World(service, world.space, world.ids)
             for _ in range(2):
@@ -204,10 +250,17 @@ async def test_the_settings_of_a_search_end_with_its_transaction(world: World) -
     names = ("hnsw.ef_search", "hnsw.iterative_scan", "ivfflat.iterative_scan")
     options = SearchOptions(exact_rows=0, candidates=50, ef_search=333)
     statement = hybrid(
-        Chunk, corpus=CORPUS, owner_id="acme", vector=TARGET, source=vector_source(world.space), options=options
+        Chunk,
+        corpus=CORPUS,
+        owner_id="acme",
+        vector=TARGET,
+        source=vector_source(world.space),
+        options=options,
     )
     read = text("SELECT " + ", ".join(f"current_setting('{name}')" for name in names))
     async with world.service.single_statements() as session:
+        # The settings exist once the extension's library is loaded.
+        await session.execute(text("SELECT '[1]'::vector"))
         before = (await session.execute(read)).one()
         rows = (await session.execute(statement)).all()
         assert paths(rows) == {"index"}

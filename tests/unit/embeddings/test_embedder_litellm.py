@@ -120,9 +120,7 @@ async def test_a_provider_that_stays_busy_is_not_asked_for_ever(provider: Provid
 
 
 async def test_a_refused_request_is_not_repeated_and_shows_neither_key_nor_text(provider: Provider) -> None:
-    refusal = {
-        "error": {"message": "bad key sk-0123456789abcdef for 'a private diary entry'", "type": "auth"}
-    }
+    refusal = {"error": {"message": "bad key sk-0123456789abcdef for 'a private diary entry'", "type": "auth"}}
     provider.answers = [(401, refusal)]
     with pytest.raises(EmbeddingError, match="AuthenticationError") as caught:
         await _embed(_embedder(provider), ["a private diary entry"])

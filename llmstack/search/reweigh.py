@@ -1,0 +1,60 @@
+"""Give the rows of a corpus the BM25 parameters that fit it, a batch at a time while everybody reads and writes."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ..db.models import CorpusStatistics
+
+MOVED = 2.0
+"""An average length that is wrong by more than this factor costs ranking quality."""
+
+_PARAMETERS = ("bm25_k1", "bm25_b", "bm25_average_length", "bm25_context_weight")
+
+
+def has_moved(measured: float, assumed: float) -> bool:
+    """Whether the measured average length is more than twice, or less than half, of what rows are weighed by."""
+    return measured > 0 and not assumed / MOVED <= measured <= assumed * MOVED
+
+
+async def adopt_average_length(session: AsyncSession, *, corpus: str) -> float | None:
+    """Weigh new rows by the measured average length; None before the statistics were ever read."""
+    statement = (
+        update(CorpusStatistics)
+        .where(CorpusStatistics.corpus == corpus, CorpusStatistics.average_length > 0)
+        .values(bm25_average_length=CorpusStatistics.average_length)
+        .returning(CorpusStatistics.average_length)
+        .execution_options(synchronize_session=False)
+    )
+    return await session.scalar(statement)
+
+
+async def reweigh_batch(
+    session: AsyncSession, *, model: type[Any], corpus: str, after: uuid.UUID | None, rows: int
+) -> tuple[uuid.UUID | None, int]:
+    """Weigh the next rows by id anew where they differ from the corpus; (last id or None at the end, rewritten)."""
+    batch = select(model.id).order_by(model.id).limit(rows)
+    if after is not None:
+        batch = batch.where(model.id > after)
+    ids = list(await session.scalars(batch))
+    if not ids:
+        return None, 0
+    wanted = {name: _parameter(corpus, name) for name in _PARAMETERS}
+    differs = or_(*(getattr(model, name) != value for name, value in wanted.items()))
+    statement = (
+        update(model)
+        .where(model.id.in_(ids), differs)
+        .values(wanted)
+        .returning(model.id)
+        .execution_options(synchronize_session=False)
+    )
+    return ids[-1], len(list(await session.scalars(statement)))
+
+
+def _parameter(corpus: str, name: str) -> ColumnElement[float]:
+    statement = select(getattr(CorpusStatistics, name)).where(CorpusStatistics.corpus == corpus)
+    return statement.scalar_subquery()
