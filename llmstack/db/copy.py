@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import itertools
 import json
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -16,6 +17,9 @@ from .schemas import schema_of
 from .translate import sqlstate
 
 Encoder = Callable[[Any], bytes]
+
+STATEMENT_ROWS = 5_000
+"""Rows that one statement writes where there may be very many, so that none runs into statement_timeout."""
 
 _SIGNATURE = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _TRAILER = struct.pack(">h", -1)
@@ -46,20 +50,25 @@ ENCODERS: dict[str, Encoder] = {
 }
 
 
-async def copy_rows(
-    session: AsyncSession, table: str, columns: dict[str, str], rows: Iterable[Sequence[Any]]
-) -> None:
-    """COPY rows into one of our tables inside the session's transaction; `columns` maps names to types."""
+async def copy_rows(session: AsyncSession, table: str, columns: dict[str, str], rows: Iterable[Sequence[Any]]) -> None:
+    """COPY rows into one of our tables inside the session's transaction; `columns` maps names to types.
+
+    Many rows go in several statements, so that each stays within statement_timeout.
+    """
     connection = await session.connection()
     driver: Any = (await connection.get_raw_connection()).driver_connection
+    schema = await session.run_sync(schema_of)
+    encoders = [ENCODERS[type_] for type_ in columns.values()]
+    remaining = iter(rows)
     with _as_of_sqlalchemy(f"COPY {table}"):
-        await driver.copy_to_table(
-            table,
-            schema_name=await session.run_sync(schema_of),
-            columns=list(columns),
-            source=_stream([ENCODERS[type_] for type_ in columns.values()], rows),
-            format="binary",
-        )
+        while part := list(itertools.islice(remaining, STATEMENT_ROWS)):
+            await driver.copy_to_table(
+                table,
+                schema_name=schema,
+                columns=list(columns),
+                source=_stream(encoders, part),
+                format="binary",
+            )
 
 
 @contextlib.contextmanager

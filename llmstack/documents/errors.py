@@ -27,9 +27,7 @@ class TextNotKept(Conflict):
     """The original text was not stored, so it cannot be cut anew."""
 
     def __init__(self, document_id: uuid.UUID) -> None:
-        super().__init__(
-            f"document {document_id} was stored without its text (keep_text is off); add it anew"
-        )
+        super().__init__(f"document {document_id} was stored without its text (keep_text is off); add it anew")
         self.document_id = document_id
 
 

@@ -17,7 +17,7 @@ from ..embeddings import EmbeddingService, Space
 from ..errors import DatabaseUnavailable, EmbeddingError, LLMStackError
 from ..settings import Settings
 from .models import Chunk, Document
-from .preparation import prepare
+from .preparation import check, cut
 from .queries import any_of, has_vector
 from .records import AddProgress, AddResult, DocumentInput, PreparedDocument
 from .writer import Written, require_unchanged, write_documents
@@ -121,10 +121,11 @@ class Ingestion:
 
     async def _run(self, batch: Sequence[DocumentInput], *, base: Document | None = None) -> list[_Item]:
         items = [_Item(given=given, started=time.monotonic()) for given in batch]
-        await asyncio.to_thread(_prepare_all, items, self.settings)
+        await asyncio.to_thread(_check_all, items, self.settings)
         for group in _distinct(items):
             space, trouble = await self._space()
             await self._compare(group, space, rechunked=base is not None)
+            await asyncio.to_thread(_cut_all, [item for item in group if item.open])
             changed = [item for item in group if item.open]
             vectors = {} if space is None else await self._embed(changed)
             for item in changed:
@@ -251,12 +252,22 @@ def _lost(items: Sequence[_Item], written: Sequence[Written]) -> set[bytes]:
     return {key for item, done in pairs if item.embedding_error is None for key in done.owed}
 
 
-def _prepare_all(items: Sequence[_Item], settings: Settings) -> None:
+def _check_all(items: Sequence[_Item], settings: Settings) -> None:
     for item in items:
         try:
-            item.prepared = prepare(item.given, settings)
+            item.prepared = check(item.given, settings)
         except Exception as error:
-            # A caller's own chunker may raise anything; the neighbours have nothing to do with it.
+            # A value of another type than promised; the neighbours have nothing to do with it.
+            item.error = error
+
+
+def _cut_all(items: Sequence[_Item]) -> None:
+    for item in items:
+        assert item.prepared is not None
+        try:
+            item.prepared = cut(item.given, item.prepared)
+        except Exception as error:
+            # A caller's own chunker may raise anything.
             item.error = error
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from ..errors import ValidationError
@@ -29,9 +29,7 @@ def check_text(field: str, value: object) -> str:
     if not isinstance(value, str):
         raise ValidationError(field, f"it must be a text, not {type(value).__name__}")
     if UNSTORABLE.search(value):
-        raise ValidationError(
-            field, "it contains a NUL character or a lone surrogate, which PostgreSQL cannot store"
-        )
+        raise ValidationError(field, "it contains a NUL character or a lone surrogate, which PostgreSQL cannot store")
     return value
 
 
@@ -82,20 +80,18 @@ def check_document_type(value: str) -> str:
 
 
 def prepare(given: DocumentInput, settings: Settings) -> PreparedDocument:
-    """Check, clean and cut a document, or ValidationError; NUL characters and lone surrogates are removed."""
+    """Check, clean and cut a document, or ValidationError."""
+    return cut(given, check(given, settings))
+
+
+def check(given: DocumentInput, settings: Settings) -> PreparedDocument:
+    """Everything but the chunks, which cost the most; NUL characters and lone surrogates are removed."""
     owner_id = check_owner(given.owner_id)
     origin = check_id("id_at_origin", given.id_at_origin, limit=MAX_ORIGIN_BYTES)
     name = check_id("document_name", given.document_name or origin, limit=MAX_NAME_BYTES)
     document_type = check_document_type(given.document_type)
     content = _clean(given.content, settings)
     encoded = content.encode()
-    pieces = chunk(
-        content, document_type=document_type, strategy=given.chunking, config=given.chunking_config
-    )
-    if not pieces:
-        raise ValidationError("content", "no chunk came out of it")
-    if not all(0 <= piece.level <= MAX_LEVEL for piece in pieces):
-        raise ValidationError("chunking", f"the level of a piece is not from 0 to {MAX_LEVEL}")
     return PreparedDocument(
         owner_id=owner_id,
         id_at_origin=origin,
@@ -109,8 +105,22 @@ def prepare(given: DocumentInput, settings: Settings) -> PreparedDocument:
         chunking=_describe(given),
         metadata=check_metadata(given.metadata, limit=settings.max_metadata_bytes),
         cleaned=content != given.content,
-        chunks=_hashed(pieces, title=name[:_TITLE_CHARACTERS]),
     )
+
+
+def cut(given: DocumentInput, checked: PreparedDocument) -> PreparedDocument:
+    """The document with its chunks."""
+    pieces = chunk(
+        checked.content,
+        document_type=checked.document_type,
+        strategy=given.chunking,
+        config=given.chunking_config,
+    )
+    if not pieces:
+        raise ValidationError("content", "no chunk came out of it")
+    if not all(0 <= piece.level <= MAX_LEVEL for piece in pieces):
+        raise ValidationError("chunking", f"the level of a piece is not from 0 to {MAX_LEVEL}")
+    return replace(checked, chunks=_hashed(pieces, title=checked.name[:_TITLE_CHARACTERS]))
 
 
 def _clean(content: object, settings: Settings) -> str:
@@ -120,9 +130,7 @@ def _clean(content: object, settings: Settings) -> str:
     if not cleaned.strip():
         raise ValidationError("content", "it is empty")
     if len(cleaned.encode()) > settings.max_text_bytes:
-        raise ValidationError(
-            "content", f"it is larger than {settings.max_text_bytes} bytes (max_text_bytes)"
-        )
+        raise ValidationError("content", f"it is larger than {settings.max_text_bytes} bytes (max_text_bytes)")
     return cleaned
 
 

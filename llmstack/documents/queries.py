@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import functools
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,8 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Select,
+    String,
+    Text,
     and_,
     bindparam,
     cast,
@@ -26,9 +30,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
-from ..embeddings.models import EmbeddingSpace
+from ..embeddings import EmbeddingSpace, Space, column_of
 from ..errors import ValidationError
-from ..search import metadata_filter
+from ..search import SearchOptions, VectorSource, hybrid, metadata_filter
+from ..search.fusion import Fusion
 from ..search.hybrid import MAX_LIMIT
 from .languages import normalize_language
 from .models import Chunk, ChunkEmbedding, Document
@@ -135,7 +140,7 @@ def search_conditions(owner_id: str, wanted: DocumentFilter) -> list[ColumnEleme
     return [Chunk.document_id.in_(select(Document.id).where(Document.owner_id == owner_id, *conditions))]
 
 
-def spoken_languages(owner_id: str) -> Select[Any]:
+def spoken_languages(owner_id: str | BindParameter[str]) -> Select[Any]:
     """The distinct languages of the owner's documents, by one index probe each."""
     first = (
         select(func.min(Document.language).label("language"))
@@ -152,12 +157,43 @@ def spoken_languages(owner_id: str) -> Select[Any]:
     return select(spoken.c.language).where(spoken.c.language.is_not(None))
 
 
+def vector_source(space: Space) -> VectorSource:
+    """The chunks' vectors in one space, by the expression that its index is made with."""
+    columns = ChunkEmbedding.__table__.c
+    return VectorSource(
+        id=columns.chunk_id,
+        owner_id=columns.owner_id,
+        embedding=column_of(space, ChunkEmbedding),
+        distance=space.distance,
+        where=(columns.searchable, columns.space_id == space.id),
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def plain_search(
+    space: Space | None, *, with_text: bool, limit: int, fusion: Fusion | None, options: SearchOptions
+) -> Select[Any]:
+    """A search without filters, kept for its parameters `owner_id`, `words` and `vector`: building one is dear."""
+    owner = bindparam("owner_id", type_=Text)
+    ranked = hybrid(
+        Chunk,
+        corpus=CORPUS,
+        owner_id=owner,
+        query=bindparam("words", type_=Text) if with_text else None,
+        vector=None if space is None else bindparam("vector", type_=String),
+        source=None if space is None else vector_source(space),
+        languages=spoken_languages(owner),
+        limit=limit,
+        fusion=fusion,
+        options=options,
+    )
+    return with_passages(ranked)
+
+
 def around(owner_id: str, chunk_id: uuid.UUID, *, before: int, after: int) -> Select[Any]:
     """A living chunk with the leaves around it, in reading order; no row when it is absent."""
     living = and_(Chunk.owner_id == owner_id, Chunk.deleted_at.is_(None))
-    centre = (
-        select(Chunk.id, Chunk.document_id, Chunk.position).where(Chunk.id == chunk_id, living).cte("centre")
-    )
+    centre = select(Chunk.id, Chunk.document_id, Chunk.position).where(Chunk.id == chunk_id, living).cte("centre")
     leaves = select(Chunk.id).where(Chunk.document_id == centre.c.document_id, Chunk.level == 0, living)
     earlier = leaves.where(Chunk.position < centre.c.position).order_by(Chunk.position.desc()).limit(before)
     later = leaves.where(Chunk.position > centre.c.position).order_by(Chunk.position).limit(after)

@@ -140,7 +140,7 @@ class PreparedChunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedDocument:
-    """A validated, cleaned and chunked document, ready to be written."""
+    """A validated and cleaned document; with its chunks it is ready to be written."""
 
     owner_id: str
     id_at_origin: str
@@ -154,7 +154,7 @@ class PreparedDocument:
     chunking: Mapping[str, Any]
     metadata: Mapping[str, Any]
     cleaned: bool
-    chunks: Sequence[PreparedChunk]
+    chunks: Sequence[PreparedChunk] = ()
 
     @property
     def identity(self) -> tuple[str, str]:

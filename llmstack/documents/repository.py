@@ -10,10 +10,13 @@ from typing import Any
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ..db.copy import STATEMENT_ROWS
 from ..embeddings import Space
 from ..errors import ValidationError
-from ..search import SearchOptions, VectorSource, hybrid
+from ..search import SearchOptions, hybrid
 from ..search.fusion import Fusion
+from ..search.lexical import parse_query
+from ..search.vectors import check_vector, vector_text
 from ..settings import Settings
 from . import queries
 from .errors import ChunkNotFound, DocumentNotFound, TextNotKept
@@ -24,20 +27,6 @@ from .records import DocumentStatistics, Leg, Mode, Page, SearchHit
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
 _AGES_AGO = dt.timedelta(days=365_000)
-
-
-def vector_source(space: Space) -> VectorSource:
-    """The chunks' vectors in one space, by the expression that its index is made with."""
-    from ..embeddings import column_of
-
-    columns = ChunkEmbedding.__table__.c
-    return VectorSource(
-        id=columns.chunk_id,
-        owner_id=columns.owner_id,
-        embedding=column_of(space, ChunkEmbedding),
-        distance=space.distance,
-        where=(columns.searchable, columns.space_id == space.id),
-    )
 
 
 class DocumentRepository:
@@ -97,9 +86,7 @@ class DocumentRepository:
         following = queries.write_cursor(items[-1], order_by) if len(found) > limit else None
         return Page(items=items, total=rows[0].total, cursor=following)
 
-    async def chunks(
-        self, *, owner_id: str, document_id: uuid.UUID | str, level: int | None = 0
-    ) -> Sequence[Chunk]:
+    async def chunks(self, *, owner_id: str, document_id: uuid.UUID | str, level: int | None = 0) -> Sequence[Chunk]:
         """The chunks in reading order: leaves, parents (`level=1`), or both (None), parents first."""
         document = await self.get(owner_id=owner_id, document_id=document_id)
         statement = select(Chunk).where(Chunk.owner_id == owner_id, Chunk.document_id == document.id)
@@ -169,16 +156,22 @@ class DocumentRepository:
         ids = list(await self._session.scalars(changed, execution_options=_UNSYNCHRONIZED))
         if not ids:
             return 0
-        chunks = update(Chunk).where(any_of(Chunk.document_id, ids)).values(deleted_at=moment)
-        await self._session.execute(chunks, execution_options=_UNSYNCHRONIZED)
-        vectors = update(ChunkEmbedding).where(
-            ChunkEmbedding.owner_id == owner_id,
-            ChunkEmbedding.chunk_id.in_(select(Chunk.id).where(any_of(Chunk.document_id, ids))),
-        )
-        shown = vectors.values(searchable=moment is None)
-        await self._session.execute(shown, execution_options=_UNSYNCHRONIZED)
+        for part in await self._chunks_of(ids):
+            chunks = update(Chunk).where(any_of(Chunk.id, part)).values(deleted_at=moment)
+            await self._session.execute(chunks, execution_options=_UNSYNCHRONIZED)
+            vectors = update(ChunkEmbedding).where(
+                ChunkEmbedding.owner_id == owner_id, any_of(ChunkEmbedding.chunk_id, part)
+            )
+            shown = vectors.values(searchable=moment is None)
+            await self._session.execute(shown, execution_options=_UNSYNCHRONIZED)
         self._session.expire_all()
         return len(ids)
+
+    async def _chunks_of(self, ids: Sequence[uuid.UUID]) -> Sequence[Sequence[uuid.UUID]]:
+        """The chunks of documents whose rows are locked, in parts that one statement can change in time."""
+        statement = select(Chunk.id).where(any_of(Chunk.document_id, ids)).order_by(Chunk.id)
+        found = (await self._session.scalars(statement)).all()
+        return [found[start : start + STATEMENT_ROWS] for start in range(0, len(found), STATEMENT_ROWS)]
 
     async def purge(self, *, owner_id: str, older_than: dt.timedelta = dt.timedelta(0)) -> int:
         """Delete for good what was deleted at least this long ago, with chunks, vectors and jobs."""
@@ -186,8 +179,12 @@ class DocumentRepository:
             raise ValidationError("older_than", "it lies in the future")
         condition = Document.deleted_at <= func.now() - min(older_than, _AGES_AGO)
         deleted = owned(check_owner(owner_id), deleted=True)
-        gone = delete(Document).where(deleted, condition).returning(Document.id)
-        return len(list(await self._session.scalars(gone, execution_options=_UNSYNCHRONIZED)))
+        ids = list(await self._session.scalars(select(Document.id).where(deleted, condition).with_for_update()))
+        for part in await self._chunks_of(ids):
+            await self._session.execute(delete(Chunk).where(any_of(Chunk.id, part)), execution_options=_UNSYNCHRONIZED)
+        gone = delete(Document).where(any_of(Document.id, ids))
+        await self._session.execute(gone, execution_options=_UNSYNCHRONIZED)
+        return len(ids)
 
     async def statistics(self, *, owner_id: str) -> DocumentStatistics:
         """What the owner has, in one statement."""
@@ -222,16 +219,30 @@ class DocumentRepository:
         check_search(owner_id=owner_id, mode=mode, limit=limit, where=wanted)
         if mode != "text" and (vector is None or space is None):
             raise ValidationError("vector", f"mode {mode!r} needs the query's vector and its space")
-        with_vector = mode != "text" and space is not None
+        space = space if mode != "text" else None
+        options = options or SearchOptions()
+        parsed = None if mode == "vector" else parse_query(query, operators=options.operators)
+        conditions = queries.search_conditions(owner_id, wanted)
+        source = None if space is None else queries.vector_source(space)
+        if not conditions and (parsed is None or parsed.plain):
+            values: dict[str, Any] = {"owner_id": owner_id}
+            if parsed is not None:
+                values["words"] = parsed.words
+            if source is not None and vector is not None:
+                values["vector"] = vector_text(check_vector(source, vector))
+            statement = queries.plain_search(
+                space, with_text=parsed is not None, limit=limit, fusion=fusion, options=options
+            )
+            return [_hit(row) for row in await self._session.execute(statement, values)]
         ranked = hybrid(
             Chunk,
             corpus=queries.CORPUS,
             owner_id=owner_id,
             query=query if mode != "vector" else None,
-            vector=vector if with_vector else None,
-            source=vector_source(space) if with_vector and space is not None else None,
+            vector=vector if source is not None else None,
+            source=source,
             languages=queries.spoken_languages(owner_id),
-            where=queries.search_conditions(owner_id, wanted),
+            where=conditions,
             limit=limit,
             fusion=fusion,
             options=options,

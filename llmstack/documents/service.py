@@ -196,9 +196,7 @@ class DocumentService:
                 ),
             )
 
-    async def _query_vector(
-        self, query: str, mode: Mode | None
-    ) -> tuple[Mode, Sequence[float] | None, Space | None]:
+    async def _query_vector(self, query: str, mode: Mode | None) -> tuple[Mode, Sequence[float] | None, Space | None]:
         if mode == "text" or (mode is None and self._embeddings.embedder is None):
             return "text", None, None
         try:
@@ -216,9 +214,7 @@ class DocumentService:
 
     async def find(self, *, owner_id: str, id_at_origin: str) -> Document | None:
         """The document of this identity, if there is one."""
-        return await self._read(
-            lambda documents: documents.find(owner_id=owner_id, id_at_origin=id_at_origin)
-        )
+        return await self._read(lambda documents: documents.find(owner_id=owner_id, id_at_origin=id_at_origin))
 
     async def text(self, *, owner_id: str, document_id: uuid.UUID | str) -> str:
         """The text that the offsets of the chunks point into; TextNotKept where it was not stored."""
@@ -248,9 +244,7 @@ class DocumentService:
             )
         )
 
-    async def chunks(
-        self, *, owner_id: str, document_id: uuid.UUID | str, level: int | None = 0
-    ) -> Sequence[Chunk]:
+    async def chunks(self, *, owner_id: str, document_id: uuid.UUID | str, level: int | None = 0) -> Sequence[Chunk]:
         """The chunks in reading order: leaves, parents (`level=1`), or both (None)."""
         return await self._read(
             lambda documents: documents.chunks(owner_id=owner_id, document_id=document_id, level=level)
@@ -261,9 +255,7 @@ class DocumentService:
     ) -> Sequence[Chunk]:
         """A passage with those around it, in reading order."""
         return await self._read(
-            lambda documents: documents.neighbours(
-                owner_id=owner_id, chunk_id=chunk_id, before=before, after=after
-            )
+            lambda documents: documents.neighbours(owner_id=owner_id, chunk_id=chunk_id, before=before, after=after)
         )
 
     async def update_metadata(
@@ -283,9 +275,7 @@ class DocumentService:
 
     async def delete(self, *, owner_id: str, document_id: uuid.UUID | str) -> int:
         """Hide a document until it is restored or purged; 0 when there is none."""
-        return await self._write(
-            lambda documents: documents.delete(owner_id=owner_id, document_id=document_id)
-        )
+        return await self._write(lambda documents: documents.delete(owner_id=owner_id, document_id=document_id))
 
     async def delete_many(
         self,
@@ -302,9 +292,7 @@ class DocumentService:
 
     async def restore(self, *, owner_id: str, document_id: uuid.UUID | str) -> int:
         """Bring a deleted document back with its chunks and vectors; 0 when there is none."""
-        return await self._write(
-            lambda documents: documents.restore(owner_id=owner_id, document_id=document_id)
-        )
+        return await self._write(lambda documents: documents.restore(owner_id=owner_id, document_id=document_id))
 
     async def purge(self, *, owner_id: str, older_than: dt.timedelta = dt.timedelta(0)) -> int:
         """Delete for good what was deleted at least this long ago."""

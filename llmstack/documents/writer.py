@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
-from ..db.copy import copy_rows
+from ..db.copy import STATEMENT_ROWS, copy_rows
 from ..db.models import CorpusStatistics
 from ..embeddings import Space
 from ..search.columns import AVERAGE_LENGTH, CONTEXT_WEIGHT, K1, B
@@ -100,9 +100,7 @@ async def write_documents(
     rows = await _put_documents(session, ordered, keep_text=keep_text)
     stored = await _stored_chunks(session, [row.id for row in rows.values()])
     plans = [
-        _plan(document, row, dict(stored.get(row.id, {})))
-        for document in ordered
-        for row in (rows[document.identity],)
+        _plan(document, row, dict(stored.get(row.id, {}))) for document in ordered for row in (rows[document.identity],)
     ]
     await _copy_new(session, plans)
     await _move_kept(session, plans)
@@ -110,9 +108,7 @@ async def write_documents(
     counts: Mapping[uuid.UUID, tuple[int, list[bytes]]] = {}
     if space is not None:
         counts = await _store_vectors(session, plans, vectors=vectors, space=space)
-    results = {
-        plan.prepared.identity: _written(plan, *counts.get(plan.document.id, (0, []))) for plan in plans
-    }
+    results = {plan.prepared.identity: _written(plan, *counts.get(plan.document.id, (0, []))) for plan in plans}
     return [results[document.identity] for document in documents]
 
 
@@ -157,9 +153,7 @@ async def _put_documents(
     return {(row.owner_id, row.id_at_origin): row for row in found}
 
 
-async def _stored_chunks(
-    session: AsyncSession, ids: Sequence[uuid.UUID]
-) -> dict[uuid.UUID, dict[bytes, Row[Any]]]:
+async def _stored_chunks(session: AsyncSession, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, dict[bytes, Row[Any]]]:
     statement: Any = select(
         Chunk.document_id, Chunk.content_hash, Chunk.id, Chunk.position, Chunk.start_offset, Chunk.end_offset,
         Chunk.language, Chunk.parent_id, Chunk.deleted_at,
@@ -244,8 +238,9 @@ async def _move_kept(session: AsyncSession, plans: Sequence[_Plan]) -> None:
 
 async def _delete_gone(session: AsyncSession, plans: Sequence[_Plan]) -> None:
     gone = [chunk_id for plan in plans for chunk_id in plan.gone]
-    if gone:
-        await session.execute(delete(Chunk).where(any_of(Chunk.id, gone)), execution_options=_UNSYNCHRONIZED)
+    for start in range(0, len(gone), STATEMENT_ROWS):
+        part = gone[start : start + STATEMENT_ROWS]
+        await session.execute(delete(Chunk).where(any_of(Chunk.id, part)), execution_options=_UNSYNCHRONIZED)
 
 
 def _vectors_of(plans: Sequence[_Plan], ids: Sequence[uuid.UUID]) -> ColumnElement[bool]:

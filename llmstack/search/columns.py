@@ -49,12 +49,8 @@ class SearchableMixin:
     content: Mapped[str]
     bm25_k1: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(K1)))
     bm25_b: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(B)))
-    bm25_average_length: Mapped[float] = mapped_column(
-        REAL, server_default=literal_column(str(AVERAGE_LENGTH))
-    )
-    bm25_context_weight: Mapped[float] = mapped_column(
-        REAL, server_default=literal_column(str(CONTEXT_WEIGHT))
-    )
+    bm25_average_length: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(AVERAGE_LENGTH)))
+    bm25_context_weight: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(CONTEXT_WEIGHT)))
 
     @declared_attr
     def search_vector(cls) -> Mapped[str | None]:

@@ -43,9 +43,7 @@ class Weighted:
         if self.normalize == "minmax":
             return case((high > low, (score - low) / (high - low)), else_=_ONE)
         # Rounding gives equal scores a deviation that is not quite zero.
-        return case(
-            (high > low, (score - func.avg(score).over()) / func.stddev_pop(score).over()), else_=_ZERO
-        )
+        return case((high > low, (score - func.avg(score).over()) / func.stddev_pop(score).over()), else_=_ZERO)
 
     def absent(self, leg: CTE) -> ColumnElement[float]:
         """What a row counts in a leg that did not return it."""

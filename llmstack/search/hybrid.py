@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Float,
     Select,
+    String,
     Text,
     bindparam,
     cast,
@@ -28,7 +29,7 @@ from ..errors import ValidationError
 from .columns import SearchableMixin
 from .fusion import Fusion, Weighted, fuse, numbered
 from .lexical import ParsedQuery, lexical_query, parse_query, required_clause
-from .vectors import VectorSource, check_vector, vector_arm
+from .vectors import VectorSource, check_vector, vector_arm, vector_text
 
 MAX_LIMIT = 1000
 MAX_OPTION = 1_000_000_000
@@ -56,9 +57,7 @@ class SearchOptions:
 def languages_cte(languages: Sequence[str] | Select[Any]) -> CTE:
     """The text search configurations under which the query is read."""
     if not isinstance(languages, Select):
-        rows = [
-            select(cast(literal(language), Text).label("language")) for language in languages or ("simple",)
-        ]
+        rows = [select(cast(literal(language), Text).label("language")) for language in languages or ("simple",)]
         languages = select(union_all(*rows).subquery()) if len(rows) > 1 else rows[0]
     return languages.cte("languages").prefix_with("MATERIALIZED")
 
@@ -67,9 +66,9 @@ def hybrid(
     model: type[SearchableMixin],
     *,
     corpus: str,
-    owner_id: str,
-    query: str | None = None,
-    vector: Sequence[float] | None = None,
+    owner_id: str | BindParameter[str],
+    query: str | BindParameter[str] | None = None,
+    vector: Sequence[float] | BindParameter[str] | None = None,
     source: VectorSource | None = None,
     languages: Sequence[str] | Select[Any] = ("english",),
     where: Sequence[ColumnElement[bool]] = (),
@@ -82,6 +81,9 @@ def hybrid(
     Give `query` for the text leg, `vector` with its `source` for the vector leg, or both; `score` is then the
     fused one, else the leg's own. `where` holds conditions on `model`. `model` needs an `id`. Rows of other
     owners are never touched. Execute it in a transaction or in AUTOCOMMIT: index settings are local to it.
+
+    Bind parameters in place of `owner_id`, `query` and `vector` make a statement that can be kept: the query is then
+    taken without operators, the vector in PostgreSQL's text form.
     """
     if not 1 <= limit <= MAX_LIMIT:
         raise ValidationError("limit", f"it must be from 1 to {MAX_LIMIT}, not {limit}")
@@ -89,16 +91,20 @@ def hybrid(
         raise ValidationError("query", "give a query, a vector, or both")
     options = options or SearchOptions()
     target = _target(source, vector)
+    parsed = (
+        ParsedQuery("") if isinstance(query, BindParameter) else parse_query(query or "", operators=options.operators)
+    )
     legs = _Legs(
         model=model,
         # Unique, so that a host's own parameters, or another search beside it, cannot take its place.
-        owner=bindparam("owner_id", owner_id, Text, unique=True),
+        owner=owner_id if isinstance(owner_id, BindParameter) else bindparam("owner_id", owner_id, Text, unique=True),
         where=tuple(where),
         limit=limit,
         candidates=max(options.candidates, limit),
         options=options,
         languages=languages_cte(languages),
-        parsed=parse_query(query or "", operators=options.operators),
+        parsed=parsed,
+        words=query if isinstance(query, BindParameter) else bindparam("words", parsed.words, Text, unique=True),
     )
     if target is None:
         return _single(legs.text(corpus=corpus), limit=limit, text=True)
@@ -109,10 +115,13 @@ def hybrid(
 
 
 def _target(
-    source: VectorSource | None, vector: Sequence[float] | None
-) -> tuple[VectorSource, Sequence[float]] | None:
+    source: VectorSource | None, vector: Sequence[float] | BindParameter[str] | None
+) -> tuple[VectorSource, BindParameter[str]] | None:
     if source is not None and vector is not None:
-        return source, check_vector(source, vector)
+        if isinstance(vector, BindParameter):
+            return source, vector
+        text = vector_text(check_vector(source, vector))
+        return source, bindparam("vector", text, String, unique=True)
     if source is None and vector is None:
         return None
     raise ValidationError("vector", "give a vector together with its source")
@@ -132,6 +141,7 @@ class _Legs:
         options: SearchOptions,
         languages: CTE,
         parsed: ParsedQuery,
+        words: BindParameter[str],
     ) -> None:
         self._model: Any = model
         self._owner = owner
@@ -139,13 +149,13 @@ class _Legs:
         self._candidates = candidates
         self._options = options
         self._languages = languages
-        self._parsed = parsed
+        self._words = words
         required = required_clause(parsed, languages=languages)
         self._where = where if required is None else (*where, _meets(self._model.search_vector, required))
 
     def text(self, *, corpus: str) -> CTE:
         lexical = lexical_query(
-            self._parsed,
+            self._words,
             corpus=corpus,
             owner=self._owner,
             languages=self._languages,
@@ -157,9 +167,7 @@ class _Legs:
         # The budget is an estimate, made before the filters: a short page is filled from all terms.
         short = select(func.count()).select_from(first).scalar_subquery() < self._limit
         wide = self._scored(lexical.weights, (short, matches(lexical.everything)), "unbudgeted")
-        filled = union_all(
-            select(first.c.id, first.c.score).where(~short), select(wide.c.id, wide.c.score)
-        ).subquery()
+        filled = union_all(select(first.c.id, first.c.score).where(~short), select(wide.c.id, wide.c.score)).subquery()
         return select(filled.c.id, filled.c.score).cte("text").prefix_with("MATERIALIZED")
 
     def _scored(self, weights: Any, conditions: Sequence[Any], name: str) -> CTE:
@@ -175,7 +183,7 @@ class _Legs:
         )
         return select(best.c.id, (-best.c.distance).label("score")).cte(name).prefix_with("MATERIALIZED")
 
-    def vector(self, source: VectorSource, vector: Sequence[float]) -> tuple[CTE, ColumnElement[str]]:
+    def vector(self, source: VectorSource, vector: BindParameter[str]) -> tuple[CTE, ColumnElement[str]]:
         model = self._model
         where, joined = self._where, None
         if source.id.table is model.__table__:

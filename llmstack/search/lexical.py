@@ -13,12 +13,12 @@ from typing import Any
 from pgvector.sqlalchemy import SPARSEVEC
 from sqlalchemy import (
     CTE,
+    BindParameter,
     ColumnElement,
     Float,
     Integer,
     Text,
     and_,
-    bindparam,
     cast,
     func,
     literal,
@@ -55,6 +55,11 @@ class ParsedQuery:
     words: str
     required: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
+
+    @property
+    def plain(self) -> bool:
+        """Whether all of it only ranks."""
+        return not self.required and not self.forbidden
 
 
 def parse_query(query: str, *, operators: bool = True) -> ParsedQuery:
@@ -104,14 +109,12 @@ def _constant(text: str) -> ColumnElement[str]:
 
 def _quoted(lexeme: ColumnElement[str]) -> ColumnElement[str]:
     # quote_literal would write E'...' for a backslash, which a tsquery does not understand.
-    escaped = func.replace(
-        func.replace(lexeme, _constant("\\"), _constant("\\\\")), _constant("'"), _constant("''")
-    )
+    escaped = func.replace(func.replace(lexeme, _constant("\\"), _constant("\\\\")), _constant("'"), _constant("''"))
     return _constant("'").concat(escaped).concat(_constant("'"))
 
 
 def lexical_query(
-    parsed: ParsedQuery, *, corpus: str, owner: ColumnElement[str], languages: CTE, budget: int, floor: int
+    words: BindParameter[str], *, corpus: str, owner: ColumnElement[str], languages: CTE, budget: int, floor: int
 ) -> LexicalQuery:
     """Terms enter the candidates from rarest to most common until `budget` rows of the owner are estimated.
 
@@ -119,7 +122,7 @@ def lexical_query(
     """
     owned = schema_function("owner_lexeme", owner, type_=Text)
     measured = _corpus(corpus, owned)
-    terms = _terms(parsed.words, corpus=corpus, languages=languages)
+    terms = _terms(words, corpus=corpus, languages=languages)
     weighted = _weighted(terms, measured)
     admitted = _admitted(terms, measured, budget=budget, floor=floor)
     query = (
@@ -146,17 +149,13 @@ def _corpus(corpus: str, owner: ColumnElement[str]) -> CTE:
         .where(TermStatistics.corpus == corpus, TermStatistics.lexeme == owner)
         .scalar_subquery()
     )
-    counted = select(
-        cast(func.coalesce(rows, 1), Float).label("rows"), cast(owned, Float).label("owned")
-    ).subquery()
+    counted = select(cast(func.coalesce(rows, 1), Float).label("rows"), cast(owned, Float).label("owned")).subquery()
     # An owner that the statistics do not know is new or too small for their sample: any term may enter.
     share = func.least(1.0, func.coalesce(counted.c.owned, 0.0) / func.greatest(counted.c.rows, 1.0))
     return select(counted.c.rows, share.label("share")).cte("corpus").prefix_with("MATERIALIZED")
 
 
-def _any_of(
-    owner: Any, lexeme: ColumnElement[str], condition: ColumnElement[bool] | None
-) -> ColumnElement[Any]:
+def _any_of(owner: Any, lexeme: ColumnElement[str], condition: ColumnElement[bool] | None) -> ColumnElement[Any]:
     """The owner's lexeme and any of these."""
     listed: Any = func.string_agg(_quoted(lexeme), _constant(" | "))
     listed = listed if condition is None else listed.filter(condition)
@@ -164,17 +163,12 @@ def _any_of(
     return select(cast(together, TSQUERY)).scalar_subquery()
 
 
-def _terms(words: str, *, corpus: str, languages: CTE) -> CTE:
+def _terms(words: BindParameter[str], *, corpus: str, languages: CTE) -> CTE:
     document = func.to_tsvector(
         schema_function("text_search_config", languages.c.language),
-        cast(bindparam("words", words, Text, unique=True), Text),
+        cast(words, Text),
     )
-    lexemes = (
-        func.unnest(document)
-        .table_valued("lexeme", "positions", "weights", name="t")
-        .render_derived()
-        .lateral()
-    )
+    lexemes = func.unnest(document).table_valued("lexeme", "positions", "weights", name="t").render_derived().lateral()
     counted = (
         select(
             lexemes.c.lexeme.label("lexeme"),

@@ -26,9 +26,7 @@ class StatisticsRefresh:
     sampled_share: float
 
 
-async def refresh_statistics(
-    session: AsyncSession, *, model: type[Any], corpus: str
-) -> StatisticsRefresh | None:
+async def refresh_statistics(session: AsyncSession, *, model: type[Any], corpus: str) -> StatisticsRefresh | None:
     """Count the lexemes of a corpus anew; None while another process does it.
 
     Lexemes of one row are left out.
@@ -52,12 +50,9 @@ def _sample_sql(session: Session, model: type[Any], share: float) -> str:
     if share < 1.0:
         table = tablesample(table, func.bernoulli(literal_column(f"{share * 100:.6f}")))
     connection = session.connection()
-    compiled = select(table.c.search_vector).compile(
-        dialect=connection.dialect,
-        schema_translate_map=connection.get_execution_options().get("schema_translate_map"),
-        render_schema_translate=True,
-    )
-    return str(compiled)
+    mapping = connection.get_execution_options().get("schema_translate_map")
+    translated = {"schema_translate_map": mapping, "render_schema_translate": True} if mapping else {}
+    return str(select(table.c.search_vector).compile(dialect=connection.dialect, **translated))
 
 
 async def _put_corpus(session: AsyncSession, corpus: str, **values: Any) -> None:

@@ -14,7 +14,6 @@ from sqlalchemy import (
     FromClause,
     String,
     and_,
-    bindparam,
     cast,
     func,
     literal_column,
@@ -23,6 +22,7 @@ from sqlalchemy import (
     true,
     union_all,
 )
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.types import Float
 
 from ..errors import ValidationError
@@ -46,17 +46,15 @@ class VectorSource:
     `embedding` must be the very expression that the index was made with.
     """
 
-    id: ColumnElement[Any]
-    owner_id: ColumnElement[str]
-    embedding: ColumnElement[Any]
+    id: ColumnElement[Any] | InstrumentedAttribute[Any]
+    owner_id: ColumnElement[str] | InstrumentedAttribute[str]
+    embedding: ColumnElement[Any] | InstrumentedAttribute[Any]
     distance: str = "cosine"
     where: tuple[ColumnElement[bool], ...] = field(default=())
 
     def __post_init__(self) -> None:
         if self.distance not in OPERATORS:
-            raise ValidationError(
-                "distance", f"{self.distance!r} is unknown; use one of {', '.join(OPERATORS)}"
-            )
+            raise ValidationError("distance", f"{self.distance!r} is unknown; use one of {', '.join(OPERATORS)}")
 
 
 def check_vector(source: VectorSource, vector: Sequence[float]) -> list[float]:
@@ -75,10 +73,9 @@ def check_vector(source: VectorSource, vector: Sequence[float]) -> list[float]:
     return numbers
 
 
-def distance_to(source: VectorSource, vector: Sequence[float]) -> ColumnElement[float]:
-    """The distance of each row from the vector, in the source's own measure."""
-    given = bindparam("vector", vector_text(vector), String, unique=True)
-    target = cast(given, source.embedding.type)
+def distance_to(source: VectorSource, vector: ColumnElement[str]) -> ColumnElement[float]:
+    """The distance of each row from the vector (its text form), in the source's own measure."""
+    target = cast(vector, source.embedding.type)
     return source.embedding.op(OPERATORS[source.distance], return_type=Float())(target)
 
 
@@ -89,7 +86,7 @@ def similarity(distance: ColumnElement[float], measure: str) -> ColumnElement[fl
 
 def vector_arm(
     source: VectorSource,
-    vector: Sequence[float],
+    vector: ColumnElement[str],
     *,
     owner: ColumnElement[str],
     joined: FromClause | None,
@@ -110,9 +107,7 @@ def vector_arm(
     distance = distance_to(source, vector)
     reach = (
         select(func.count().label("rows"))
-        .select_from(
-            select(literal_column("1")).select_from(origin).where(*scope).limit(exact_rows + 1).subquery()
-        )
+        .select_from(select(literal_column("1")).select_from(origin).where(*scope).limit(exact_rows + 1).subquery())
         .cte("reach")
         .prefix_with("MATERIALIZED")
     )
@@ -159,14 +154,10 @@ def vector_arm(
 def _settings(ef_search: int) -> CTE:
     # Executed inside the statement, before the index scan asks for them; local to its transaction.
     applied = and_(
-        func.set_config(
-            literal_column("'hnsw.ef_search'"), str(min(ef_search, MAX_EF_SEARCH)), true()
-        ).is_not(None),
-        func.set_config(
-            literal_column("'hnsw.iterative_scan'"), literal_column("'strict_order'"), true()
-        ).is_not(None),
-        func.set_config(
-            literal_column("'ivfflat.iterative_scan'"), literal_column("'relaxed_order'"), true()
-        ).is_not(None),
+        func.set_config(literal_column("'hnsw.ef_search'"), str(min(ef_search, MAX_EF_SEARCH)), true()).is_not(None),
+        func.set_config(literal_column("'hnsw.iterative_scan'"), literal_column("'strict_order'"), true()).is_not(None),
+        func.set_config(literal_column("'ivfflat.iterative_scan'"), literal_column("'relaxed_order'"), true()).is_not(
+            None
+        ),
     )
     return select(applied.label("ready")).cte("settings").prefix_with("MATERIALIZED")

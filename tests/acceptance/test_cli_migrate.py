@@ -76,7 +76,7 @@ def test_check_before_an_upgrade_is_status_4(fresh: CommandLine) -> None:
 
 
 async def test_the_sql_alone_makes_a_schema_that_is_up_to_date(fresh: CommandLine) -> None:
-    import asyncpg  # type: ignore[import-untyped]
+    import asyncpg
 
     sql = CommandLine("postgresql://nobody@127.0.0.1:1/nothing").run("migrate", "sql", "--schema", "Front desk")
     assert sql.status == 0

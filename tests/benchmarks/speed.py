@@ -24,7 +24,7 @@ from llmstack.documents.queries import (
     with_passages,
 )
 from llmstack.documents.records import Mode
-from llmstack.documents.repository import vector_source
+from llmstack.documents.queries import vector_source
 from llmstack.search import SearchOptions, hybrid
 from llmstack.settings import Settings
 

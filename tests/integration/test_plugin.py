@@ -41,17 +41,13 @@ def run_host(folder: Path, *program: str, url: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_a_host_gets_a_database_for_each_test_and_is_told_of_leaks(
-    tmp_path: Path, llmstack_server_url: str
-) -> None:
+def test_a_host_gets_a_database_for_each_test_and_is_told_of_leaks(tmp_path: Path, llmstack_server_url: str) -> None:
     said = run_host(tmp_path, "-m", "pytest", url=llmstack_server_url)
     assert "4 passed, 1 error" in said.replace(", 1 warning", "")
     assert "the test left 1 connection(s) checked out of the pool" in said
 
 
-def test_a_host_without_pytest_asyncio_is_told_what_to_install(
-    tmp_path: Path, llmstack_server_url: str
-) -> None:
+def test_a_host_without_pytest_asyncio_is_told_what_to_install(tmp_path: Path, llmstack_server_url: str) -> None:
     (tmp_path / "pytest_asyncio.py").write_text("raise ImportError")
     said = run_host(tmp_path, "-m", "pytest", "-p", "no:asyncio", url=llmstack_server_url)
     assert "'llmstack_database' needs pytest-asyncio: pip install pytest-asyncio" in said

@@ -65,9 +65,7 @@ def chunk(
 
 
 def _is_markdown(text: str, document_type: str) -> bool:
-    return document_type in _MARKDOWN or (
-        document_type in _PERHAPS_MARKDOWN and _HEADING.search(text) is not None
-    )
+    return document_type in _MARKDOWN or (document_type in _PERHAPS_MARKDOWN and _HEADING.search(text) is not None)
 
 
 def _sizes(strategy: str, document_type: str, *, length: int, config: ChunkingConfig) -> Sizes:
@@ -116,9 +114,7 @@ def _hierarchical(source: _Source) -> Iterator[_Family]:
 
 def _nested(source: _Source, within: Span, section: tuple[str, ...] | None) -> Iterator[_Family]:
     sizes, markdown = source.sizes, source.markdown
-    for parent in spans(
-        source.text, within, size=sizes.parent, overlap=sizes.parent_overlap, markdown=markdown
-    ):
+    for parent in spans(source.text, within, size=sizes.parent, overlap=sizes.parent_overlap, markdown=markdown):
         yield parent, _leaves(source, parent), section
 
 

@@ -61,9 +61,7 @@ def document(origin: str, content: str = "a few words", **more: Any) -> Document
 
 
 async def add(stack: LLMStack, origin: str, content: str = "a few words", **more: Any) -> AddResult:
-    return await stack.documents.add(
-        **{"owner_id": "acme", "id_at_origin": origin, "content": content, **more}
-    )
+    return await stack.documents.add(**{"owner_id": "acme", "id_at_origin": origin, "content": content, **more})
 
 
 async def added(stack: LLMStack, inputs: Any, **more: Any) -> list[AddResult]:

@@ -23,6 +23,7 @@ from document_support import (
 )
 
 from llmstack import LLMStack
+from llmstack.db import copy as copy_module
 from llmstack.documents import Chunk, ChunkEmbedding, ChunkingConfig, EmbeddingJob, TextNotKept
 from llmstack.errors import EmbeddingError
 
@@ -66,9 +67,7 @@ async def test_whatever_the_strategy_every_word_is_stored_and_offsets_point_into
         result = await add(stack, chunking, text, document_type="text", chunking=chunking)
         assert result.document is not None
         for level in (0, None):
-            chunks = await stack.documents.chunks(
-                owner_id="acme", document_id=result.document.id, level=level
-            )
+            chunks = await stack.documents.chunks(owner_id="acme", document_id=result.document.id, level=level)
             assert said(chunks) == set(words)
             assert all(chunk.content == text[chunk.start_offset : chunk.end_offset] for chunk in chunks)
             positions = [chunk.position for chunk in chunks]
@@ -86,9 +85,7 @@ async def test_every_part_of_a_mail_or_a_chat_is_found(stack: LLMStack) -> None:
         assert await found(stack, word, mode="text") == [f"{kind} hierarchical", f"{kind} semantic"]
 
 
-async def test_equal_passages_of_one_document_are_all_kept_and_embedded_once(
-    stack: LLMStack, words: Words
-) -> None:
+async def test_equal_passages_of_one_document_are_all_kept_and_embedded_once(stack: LLMStack, words: Words) -> None:
     result = await add(stack, "echo", "same\n" * 5, chunking=lambda text: ["same"] * 5)
     assert (result.chunks_created, result.embeddings_created) == (5, 5)
     assert await contents(stack, result) == ["same"] * 5
@@ -96,9 +93,7 @@ async def test_equal_passages_of_one_document_are_all_kept_and_embedded_once(
 
 
 async def test_a_new_version_keeps_identity_and_replaces_the_chunks(stack: LLMStack) -> None:
-    first = await add(
-        stack, "it", paragraphs("apple", "birch"), document_type="markdown", chunking_config=SMALL
-    )
+    first = await add(stack, "it", paragraphs("apple", "birch"), document_type="markdown", chunking_config=SMALL)
     second = await add(stack, "it", paragraphs("cedar"), document_type="markdown", chunking_config=SMALL)
     assert first.document is not None
     assert second.document is not None
@@ -172,6 +167,18 @@ async def test_a_change_beside_the_text_is_stored_and_embeds_only_what_it_change
     assert again.unchanged
 
 
+async def test_what_did_not_change_is_not_even_cut(stack: LLMStack) -> None:
+    cuts = []
+
+    def cut(content: str) -> list[str]:
+        cuts.append(content)
+        return [content]
+
+    for _ in range(3):
+        await add(stack, "it", "some words", chunking=cut)
+    assert cuts == ["some words"]
+
+
 async def test_a_new_language_is_searched_by_at_once(stack: LLMStack) -> None:
     await add(stack, "it", "die Häuser", language="english")
     assert await found(stack, "haus", mode="text") == []
@@ -193,9 +200,7 @@ async def test_a_failing_embedder_costs_nothing_but_time(stack: LLMStack, words:
     words.fault = lambda texts: 1 / 0
     result = await add(stack, "it", "a lonely giraffe")
     assert result.error is None
-    assert "division by zero" in (result.embedding_error or "") or "ZeroDivisionError" in (
-        result.embedding_error or ""
-    )
+    assert "division by zero" in (result.embedding_error or "") or "ZeroDivisionError" in (result.embedding_error or "")
     assert (result.chunks_created, result.embeddings_created, result.embeddings_pending) == (1, 0, 1)
     assert await found(stack, "giraffe", mode="text") == ["it"]
     words.fault = None
@@ -225,14 +230,10 @@ async def test_without_an_embedder_text_search_works(make_stack: MakeStack) -> N
 async def test_a_deleted_document_comes_back_by_adding_it_and_embeds_nothing_again(
     stack: LLMStack, words: Words
 ) -> None:
-    first = await add(
-        stack, "it", paragraphs("apple", "birch"), chunking="semantic", document_type="markdown"
-    )
+    first = await add(stack, "it", paragraphs("apple", "birch"), chunking="semantic", document_type="markdown")
     assert first.document is not None
     await stack.documents.delete(owner_id="acme", document_id=first.document.id)
-    again = await add(
-        stack, "it", paragraphs("apple", "cedar"), chunking="semantic", document_type="markdown"
-    )
+    again = await add(stack, "it", paragraphs("apple", "cedar"), chunking="semantic", document_type="markdown")
     assert again.document is not None
     assert again.document.id == first.document.id
     assert (again.chunks_created, again.chunks_kept, again.embeddings_created) == (1, 1, 1)
@@ -251,9 +252,7 @@ async def test_a_document_is_cut_anew_from_its_kept_text(stack: LLMStack, words:
     assert again.document is not None
     assert (again.document.id, again.document.metadata_) == (first.document.id, {"a": 1})
     assert await stack.documents.text(owner_id="acme", document_id=first.document.id) == text
-    once_more = await stack.documents.rechunk(
-        owner_id="acme", document_id=first.document.id, chunking="semantic"
-    )
+    once_more = await stack.documents.rechunk(owner_id="acme", document_id=first.document.id, chunking="semantic")
     assert (once_more.chunks_created, once_more.chunks_kept, once_more.chunks_deleted) == (0, 3, 0)
     assert len(words.texts) == len(set(words.texts))
 
@@ -284,9 +283,7 @@ async def test_cutting_anew_never_undoes_a_change_made_meanwhile(stack: LLMStack
     assert [content.split()[-1] for content in await contents(stack, first)] == ["cedar", "daisy"]
 
 
-async def test_cutting_anew_never_brings_back_what_is_deleted_meanwhile(
-    stack: LLMStack, words: Words
-) -> None:
+async def test_cutting_anew_never_brings_back_what_is_deleted_meanwhile(stack: LLMStack, words: Words) -> None:
     first = await add(stack, "it", paragraphs("apple", "birch"), document_type="markdown", chunking="none")
     assert first.document is not None
     document_id = first.document.id
@@ -353,3 +350,18 @@ async def test_inputs_are_equal_to_the_arguments_of_add(stack: LLMStack) -> None
     assert result.error is None
     again = await add(stack, "it", "some words", metadata={"a": 1}, document_type="text", document_name="It")
     assert again.unchanged
+
+
+async def test_a_document_is_one_transaction_in_however_many_statements(
+    stack: LLMStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copy_module, "STATEMENT_ROWS", 2)
+    text = paragraphs("apple", "birch", "cedar", "daisy", size=100)
+    result = await add(stack, "it", text, document_type="markdown", chunking_config=SMALL)
+    assert result.document is not None
+    chunks = await stack.documents.chunks(owner_id="acme", document_id=result.document.id, level=None)
+    assert len(chunks) == result.chunks_created > 8
+    assert any(chunk.parent_id for chunk in chunks)
+    assert {chunk.created_at for chunk in chunks} == {result.document.created_at}
+    assert result.embeddings_created == await counted(stack, ChunkEmbedding)
+    assert await half_documents(stack) == []

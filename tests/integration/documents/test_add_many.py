@@ -98,9 +98,7 @@ async def test_texts_are_embedded_in_batches_and_documents_written_together(
     assert len(moments) == 1
 
 
-async def test_progress_tells_documents_chunks_and_failures(
-    stack: LLMStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_progress_tells_documents_chunks_and_failures(stack: LLMStack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 2)
     seen: list[AddProgress] = []
     await added(stack, [*plain(3), document("bad", " "), *plain(1, start=9)], progress=seen.append)
@@ -142,9 +140,7 @@ async def test_bad_documents_are_refused_with_a_reason_and_their_neighbours_are_
     assert len(await found(stack, "fine", mode="text")) == 2 * len(BAD)
 
 
-async def test_what_only_the_database_refuses_does_not_poison_its_batch(
-    stack: LLMStack, words: Words
-) -> None:
+async def test_what_only_the_database_refuses_does_not_poison_its_batch(stack: LLMStack, words: Words) -> None:
     async with stack.service.session() as session:
         for statement in (
             "CREATE FUNCTION llmstack.refuse() RETURNS trigger LANGUAGE plpgsql AS "
@@ -162,9 +158,7 @@ async def test_what_only_the_database_refuses_does_not_poison_its_batch(
     assert len(words.texts) == 7
 
 
-async def test_a_text_that_the_embedder_cannot_read_costs_only_its_own_vector(
-    stack: LLMStack, words: Words
-) -> None:
+async def test_a_text_that_the_embedder_cannot_read_costs_only_its_own_vector(stack: LLMStack, words: Words) -> None:
     def fault(texts: list[str]) -> None:
         if any("poison" in content for content in texts):
             raise ValueError("cannot read this")
@@ -233,9 +227,7 @@ async def test_what_was_yielded_is_stored_when_the_caller_stops(
     assert len(asked) <= 40
 
 
-async def test_a_source_that_breaks_leaves_what_came_before(
-    stack: LLMStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_source_that_breaks_leaves_what_came_before(stack: LLMStack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 10)
 
     def source() -> Iterator[DocumentInput]:
@@ -279,9 +271,7 @@ async def test_memory_does_not_grow_with_the_number_of_documents(
     monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 50)
 
     def source(count: int, start: int) -> Iterator[DocumentInput]:
-        return (
-            document(f"d{start + number}", f"text number{start + number} " * 5) for number in range(count)
-        )
+        return (document(f"d{start + number}", f"text number{start + number} " * 5) for number in range(count))
 
     async def peak(count: int, start: int) -> int:
         gc.collect()
@@ -302,9 +292,7 @@ async def test_memory_does_not_grow_with_the_number_of_documents(
     assert await counted(stack, Chunk) == 800
 
 
-async def test_a_large_document_and_small_ones_share_no_batch(
-    stack: LLMStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_large_document_and_small_ones_share_no_batch(stack: LLMStack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingestion, "BATCH_CHARACTERS", 1000)
     large = " ".join(f"w{number}" for number in range(1000))
     results = await added(stack, [document("a"), document("large", large), document("b")])

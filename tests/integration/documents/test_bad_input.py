@@ -76,9 +76,7 @@ async def test_what_cannot_be_stored_is_refused_by_its_name_and_the_old_version_
     before = await row_versions(stack)
     for field, change in REFUSED:
         with pytest.raises(ValidationError) as refused:
-            await stack.documents.add(
-                **{"owner_id": "acme", "id_at_origin": "it", "content": "new", **change}
-            )
+            await stack.documents.add(**{"owner_id": "acme", "id_at_origin": "it", "content": "new", **change})
         assert refused.value.field == field, change
         assert refused.value.message in str(refused.value)
         assert len(str(refused.value)) < 400

@@ -32,9 +32,7 @@ async def read(stack: LLMStack) -> str:
     return "\n".join(chunk.content for chunk in chunks)
 
 
-async def test_of_six_adds_of_one_identity_all_succeed_and_one_version_remains(
-    stack: LLMStack, words: Words
-) -> None:
+async def test_of_six_adds_of_one_identity_all_succeed_and_one_version_remains(stack: LLMStack, words: Words) -> None:
     versions = [version(f"v{number}", size=5 + number) for number in range(WRITERS)]
     for _ in range(5):
         results = await asyncio.gather(*(add(stack, "it", given, chunking=lines) for given in versions))
@@ -102,9 +100,7 @@ async def test_readers_see_one_version_or_another_never_a_mixture_or_nothing(sta
     assert len(reader.seen) > 1
 
 
-async def test_many_adders_of_the_same_documents_in_any_order_all_succeed(
-    stack: LLMStack, words: Words
-) -> None:
+async def test_many_adders_of_the_same_documents_in_any_order_all_succeed(stack: LLMStack, words: Words) -> None:
     orders = random.Random(5)
 
     async def one(name: str) -> None:

@@ -89,9 +89,7 @@ async def test_a_vector_that_is_owed_is_made_after_the_restoration(stack: LLMSta
     assert await found(stack, "giraffe", mode="vector") == ["it"]
 
 
-async def test_purging_takes_everything_of_the_deleted_and_nothing_else(
-    stack: LLMStack, words: Words
-) -> None:
+async def test_purging_takes_everything_of_the_deleted_and_nothing_else(stack: LLMStack, words: Words) -> None:
     gone = id_of(await add(stack, "gone", paragraphs("apple", "birch")))
     await add(stack, "stays", paragraphs("cedar"))
     words.fault = lambda texts: 1 / 0

@@ -41,16 +41,13 @@ SCALARS = st.one_of(
     st.integers(-3, 3),
     st.integers(),
     st.floats(allow_nan=False, allow_infinity=False),
-    st.sampled_from(
-        [0.0, 1.0, -1.5, "", "a", "A", "b", "ä", "z", "Z", "1", "null", "\\u0000", "\U0001f600", "\uffff"]
-    ),
+    st.sampled_from([0.0, 1.0, -1.5, "", "a", "A", "b", "ä", "z", "Z", "1", "null", "\\u0000", "\U0001f600", "\uffff"]),
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=4),
 )
 VALUES = st.recursive(
     SCALARS,
     lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(KEYS.filter(lambda key: key[0] != "$"), inner, max_size=3)
+        st.lists(inner, max_size=3) | st.dictionaries(KEYS.filter(lambda key: key[0] != "$"), inner, max_size=3)
     ),
     max_leaves=5,
 )
@@ -132,9 +129,7 @@ def ordered(value: Any, operator: str, bound: Any) -> bool:
     right: Any = bound if isinstance(bound, str) else _number(bound)
     if left is None or type(left) is not type(right):
         return False
-    return bool(
-        {"$gt": left > right, "$gte": left >= right, "$lt": left < right, "$lte": left <= right}[operator]
-    )
+    return bool({"$gt": left > right, "$gte": left >= right, "$lt": left < right, "$lte": left <= right}[operator])
 
 
 def compares(value: Any, operator: str, bound: Any) -> bool:
@@ -254,9 +249,7 @@ class Play:
         for (owner, origin), passages, metadata in given:
             content = "\n".join(" ".join(passage) for passage in passages)
             inputs.append(
-                document(
-                    origin, content, owner_id=self.owner(owner), metadata=metadata, chunking=str.splitlines
-                )
+                document(origin, content, owner_id=self.owner(owner), metadata=metadata, chunking=str.splitlines)
             )
         results = await added(self.stack, inputs)
         for (place, passages, metadata), result in zip(given, results, strict=True):
@@ -310,9 +303,7 @@ class Play:
             known.deleted = True
 
     def living(self, owner: str) -> dict[str, Known]:
-        return {
-            origin: known for (who, origin), known in self.model.items() if who == owner and not known.deleted
-        }
+        return {origin: known for (who, origin), known in self.model.items() if who == owner and not known.deleted}
 
     async def check(self, owner: str) -> None:
         living, owner_id = self.living(owner), self.owner(owner)
@@ -333,9 +324,7 @@ class Play:
             assert await found(self.stack, word, mode="text", owner_id=owner_id) == holders
             assert await found(self.stack, word, mode="vector", owner_id=owner_id) == sorted(living)
         few = sorted(origin for origin, known in living.items() if known.metadata["n"] < 2)
-        found_few = await found(
-            self.stack, " ".join(VOCABULARY), owner_id=owner_id, metadata={"n": {"$lt": 2}}
-        )
+        found_few = await found(self.stack, " ".join(VOCABULARY), owner_id=owner_id, metadata={"n": {"$lt": 2}})
         assert found_few == few
 
 
@@ -362,9 +351,7 @@ TEXTS = st.text(st.characters(), max_size=60) | st.lists(
 async def test_any_text_is_stored_as_it_is_but_for_what_cannot_be_stored(
     stack: LLMStack, text: str, document_type: str
 ) -> None:
-    storable = "".join(
-        character for character in text if character != "\x00" and not "\ud800" <= character <= "\udfff"
-    )
+    storable = "".join(character for character in text if character != "\x00" and not "\ud800" <= character <= "\udfff")
     origin = uuid.uuid4().hex
     (result,) = await added(stack, [document(origin, text, document_type=document_type)])
     if not storable.strip():

@@ -230,9 +230,7 @@ async def test_neighbours_are_counted_sensibly(stack: LLMStack) -> None:
         assert refused.value.field in given
 
 
-async def test_metadata_is_merged_or_replaced_and_filters_see_it_at_once(
-    stack: LLMStack, words: Words
-) -> None:
+async def test_metadata_is_merged_or_replaced_and_filters_see_it_at_once(stack: LLMStack, words: Words) -> None:
     result = await add(stack, "it", "some words", metadata={"team": "hr", "year": 1})
     assert result.document is not None
     key: dict[str, Any] = {"owner_id": "acme", "document_id": result.document.id}
@@ -253,9 +251,7 @@ async def test_metadata_cannot_grow_over_its_limit_by_merging(make_stack: MakeSt
     result = await add(stack, "it", metadata={"a": "x" * 60})
     assert result.document is not None
     with pytest.raises(ValidationError, match="max_metadata_bytes"):
-        await stack.documents.update_metadata(
-            owner_id="acme", document_id=result.document.id, metadata={"b": "x" * 60}
-        )
+        await stack.documents.update_metadata(owner_id="acme", document_id=result.document.id, metadata={"b": "x" * 60})
     stored = await stack.documents.get(owner_id="acme", document_id=result.document.id)
     assert stored.metadata_ == {"a": "x" * 60}
 
@@ -281,11 +277,7 @@ async def test_statistics_are_what_a_count_finds(stack: LLMStack, words: Words) 
     await stack.documents.delete(owner_id="acme", document_id=results[0].document.id)
 
     living = [result.document for result in [*results[1:], late] if result.document]
-    chunks = [
-        chunk
-        for item in living
-        for chunk in await stack.documents.chunks(owner_id="acme", document_id=item.id)
-    ]
+    chunks = [chunk for item in living for chunk in await stack.documents.chunks(owner_id="acme", document_id=item.id)]
     counted = await stack.documents.statistics(owner_id="acme")
     assert counted.documents == len(living) == 9
     assert counted.bytes == sum(item.content_bytes for item in living)

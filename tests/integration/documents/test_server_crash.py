@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 
-import psutil  # type: ignore[import-untyped]  # it ships no types
+import psutil
 import pytest
 from document_support import Words, added, counted, document, found, half_documents
 

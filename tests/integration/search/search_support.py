@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ from sqlalchemy import insert, select
 
 from llmstack.db import Service
 from llmstack.documents.models import Chunk, ChunkEmbedding, Document
-from llmstack.documents.repository import vector_source
+from llmstack.documents.queries import vector_source
 from llmstack.embeddings import EmbeddingSpace, Space
 from llmstack.search import VectorSource, hybrid, refresh_statistics
 
@@ -47,9 +47,7 @@ async def add_space(service: Service, *, dimensions: int = 4, **values: Any) -> 
     return space
 
 
-async def add_passages(
-    service: Service, passages: Sequence[Passage], *, space: Space | None = None
-) -> list[uuid.UUID]:
+async def add_passages(service: Service, passages: Sequence[Passage], *, space: Space | None = None) -> list[uuid.UUID]:
     """Store the passages, one document for each owner and language; ids ascend in their order."""
     ids = sorted(uuid.uuid4() for _ in passages)
     keys = sorted({(passage.owner_id, passage.language) for passage in passages})
@@ -120,13 +118,11 @@ async def search(
     source: VectorSource | None = None,
     languages: Any = ("simple",),
     **arguments: Any,
-) -> Sequence[Any]:
+) -> Any:
     """The rows of one search among the chunks."""
     if space is not None:
         source = vector_source(space)
-    statement = hybrid(
-        Chunk, corpus=CORPUS, owner_id=owner_id, source=source, languages=languages, **arguments
-    )
+    statement = hybrid(Chunk, corpus=CORPUS, owner_id=owner_id, source=source, languages=languages, **arguments)
     async with service.single_statements() as session:
         return (await session.execute(statement)).all()
 
@@ -153,11 +149,11 @@ def document_weights(
     title: float = 1.0,
 ) -> dict[str, float]:
     """The BM25 weight of each word of a text; `title` is the weight of the words of the context."""
-    counts: Counter[str] = Counter()
+    counts: defaultdict[str, float] = defaultdict(float)
     for word in content.split():
-        counts[word] += 1  # type: ignore[assignment]
+        counts[word] += 1
     for word in context.split():
-        counts[word] += title  # type: ignore[assignment]
+        counts[word] += title
     length = sum(counts.values())
     norm = k1 * (1 - b + b * length / average)
     return {word: tf * (k1 + 1) / (tf + norm) for word, tf in counts.items() if tf > 0}

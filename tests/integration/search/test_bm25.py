@@ -78,7 +78,7 @@ def by_dimension(weights: dict[str, float]) -> Any:
     ],
 )
 async def test_the_weights_of_a_document_are_those_of_the_formula(
-    llmstack_session: AsyncSession, parameters: dict[str, float]
+    llmstack_session: AsyncSession, parameters: dict[str, Any]
 ) -> None:
     content, context = "tax law tax tax court reform", "tax handbook"
     found = await weights_in_sql(llmstack_session, content, context, **parameters)

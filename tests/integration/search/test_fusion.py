@@ -44,9 +44,7 @@ def normalised(scores: Scores, fusion: Fusion) -> tuple[dict[uuid.UUID, float], 
         return {}, 0.0
     low, high = min(scores.values()), max(scores.values())
     if fusion.normalize == "minmax":
-        return {
-            id_: (score - low) / (high - low) if high > low else 1.0 for id_, score in scores.items()
-        }, 0.0
+        return {id_: (score - low) / (high - low) if high > low else 1.0 for id_, score in scores.items()}, 0.0
     if high == low:
         return dict.fromkeys(scores, 0.0), -1.0
     mean, deviation = statistics.fmean(scores.values()), statistics.pstdev(scores.values())
@@ -109,9 +107,7 @@ async def test_the_fused_scores_and_their_order_are_those_of_the_definition(
 
 
 @pytest.mark.parametrize("fusion", [Weighted(), Weighted(normalize="minmax"), RRF()], ids=str)
-async def test_every_row_of_either_leg_is_kept(
-    llmstack_service: Service, space: Space, fusion: Fusion
-) -> None:
+async def test_every_row_of_either_leg_is_kept(llmstack_service: Service, space: Space, fusion: Fusion) -> None:
     text, vector = await both_legs(llmstack_service, space)
     rows = await search(
         llmstack_service,
@@ -181,9 +177,7 @@ async def test_the_only_row_with_a_rare_word_beats_its_equals_without(
     )
     places = [row.id for row in rows]
     assert places.index(ids[2]) < places.index(ids[1])
-    expected = fused(
-        {ids[2]: rows[places.index(ids[2])].text_score}, {r.id: r.vector_score for r in rows}, fusion
-    )
+    expected = fused({ids[2]: rows[places.index(ids[2])].text_score}, {r.id: r.vector_score for r in rows}, fusion)
     assert scores_of(rows) == pytest.approx(expected)
 
 

@@ -42,9 +42,7 @@ async def found(service: Service, **arguments: Any) -> list[str]:
     return await contents_of(service, await search(service, **arguments))
 
 
-async def test_text_mode_finds_any_word_of_the_query_and_nothing_else(
-    llmstack_service: Service, space: Space
-) -> None:
+async def test_text_mode_finds_any_word_of_the_query_and_nothing_else(llmstack_service: Service, space: Space) -> None:
     rows = await search(llmstack_service, query="leave unheard")
     assert set(await contents_of(llmstack_service, rows)) == set(OWN[:2])
     assert all(row.text_rank and row.vector_rank is None and row.vector_path is None for row in rows)
@@ -69,9 +67,7 @@ async def test_hybrid_mode_returns_what_either_leg_found(llmstack_service: Servi
     assert legs[OWN[3]] == (1, 4)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"query": "leave"}, {"vector": EAST}, {"query": "leave", "vector": EAST}]
-)
+@pytest.mark.parametrize("arguments", [{"query": "leave"}, {"vector": EAST}, {"query": "leave", "vector": EAST}])
 async def test_no_mode_shows_another_owners_rows(
     llmstack_service: Service, space: Space, arguments: dict[str, Any]
 ) -> None:
@@ -82,9 +78,7 @@ async def test_no_mode_shows_another_owners_rows(
     assert await found(llmstack_service, **given, owner_id="") == []
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"query": "leave"}, {"vector": EAST}, {"query": "leave", "vector": EAST}]
-)
+@pytest.mark.parametrize("arguments", [{"query": "leave"}, {"vector": EAST}, {"query": "leave", "vector": EAST}])
 async def test_every_mode_obeys_conditions_and_the_limit(
     llmstack_service: Service, space: Space, arguments: dict[str, Any]
 ) -> None:
@@ -121,9 +115,7 @@ async def test_phrases_and_exclusions_bind_both_legs(
     assert rows == expected + (OWN[2:] if free else [])
 
 
-async def test_an_exclusion_alone_leaves_the_rest_to_the_vectors(
-    llmstack_service: Service, space: Space
-) -> None:
+async def test_an_exclusion_alone_leaves_the_rest_to_the_vectors(llmstack_service: Service, space: Space) -> None:
     assert await found(llmstack_service, query="-leave") == []
     assert await found(llmstack_service, query="-leave", vector=EAST, space=space) == OWN[2:]
 
@@ -259,9 +251,7 @@ PIECES = st.sampled_from(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    query=st.one_of(st.lists(PIECES, max_size=25).map("".join), st.text(max_size=60)), operators=st.booleans()
-)
+@given(query=st.one_of(st.lists(PIECES, max_size=25).map("".join), st.text(max_size=60)), operators=st.booleans())
 async def test_no_combination_of_signs_raises_or_shows_a_strangers_row(
     llmstack_service: Service, space: Space, query: str, operators: bool
 ) -> None:
@@ -321,9 +311,7 @@ async def test_every_distance_scores_the_nearer_higher(
     rows = await search(llmstack_service, vector=EAST, space=space)
     expected = dict(zip([passage.content for passage in passages], scores, strict=True))
     names = await contents_of(llmstack_service, rows)
-    assert {name: row.score for name, row in zip(names, rows, strict=True)} == pytest.approx(
-        expected, abs=1e-5
-    )
+    assert {name: row.score for name, row in zip(names, rows, strict=True)} == pytest.approx(expected, abs=1e-5)
     assert names == sorted(expected, key=lambda name: -expected[name])
 
 

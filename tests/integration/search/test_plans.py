@@ -12,8 +12,7 @@ from sqlalchemy.dialects.postgresql import asyncpg
 
 from llmstack.db import Service
 from llmstack.documents.models import Chunk
-from llmstack.documents.queries import spoken_languages, with_passages
-from llmstack.documents.repository import vector_source
+from llmstack.documents.queries import spoken_languages, vector_source, with_passages
 from llmstack.embeddings import EmbeddingSpace, Space
 from llmstack.embeddings.index import SpaceIndex
 from llmstack.search import SearchOptions, hybrid, refresh_statistics
@@ -25,12 +24,13 @@ BIG, SMALL = "big", "small 1"
 _LOAD = (
     "SELECT setseed(0.5)",
     """
-    INSERT INTO documents (id, owner_id, id_at_origin, name, document_type, language, content_hash, content_bytes, chunking)
-    SELECT gen_random_uuid(), CASE WHEN d % 2 = 0 THEN 'big' ELSE 'small ' || d % :owners END, d, 'D', 'text', 'simple',
-           'x', 1, '{}' FROM generate_series(1, 400) AS d""",
+    INSERT INTO documents (id, owner_id, id_at_origin, name, document_type, language, content_hash,
+                           content_bytes, chunking)
+    SELECT gen_random_uuid(), CASE WHEN d % 2 = 0 THEN 'big' ELSE 'small ' || d % :owners END, d, 'D', 'text',
+           'simple', 'x', 1, '{}' FROM generate_series(1, 400) AS d""",
     """
-    INSERT INTO chunks (id, owner_id, document_id, position, content, language, token_count, start_offset, end_offset,
-                        content_hash)
+    INSERT INTO chunks (id, owner_id, document_id, position, content, language, token_count, start_offset,
+                        end_offset, content_hash)
     SELECT gen_random_uuid(), owner_id, id, p, words, 'simple', 1, 0, 1, p::text::bytea
     FROM documents, generate_series(1, :chunks / 400) AS p, LATERAL (
         SELECT string_agg('w' || floor(5000 * power(random(), 3))::int, ' ') AS words

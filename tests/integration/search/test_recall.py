@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +18,7 @@ from wire_support import counting_round_trips
 from llmstack.db import Database, Service
 from llmstack.documents.embedding import EMBEDDED
 from llmstack.documents.models import Chunk
-from llmstack.documents.repository import vector_source
+from llmstack.documents.queries import vector_source
 from llmstack.embeddings import CallableEmbedder, EmbeddingService, Space
 from llmstack.search import SearchOptions, hybrid
 from llmstack.settings import Settings
@@ -57,7 +57,7 @@ class World:
         owner_id: str = "acme",
         knobs: Mapping[str, object] = MappingProxyType({}),
         **arguments: Any,
-    ) -> Sequence[Any]:
+    ) -> Any:
         options = SearchOptions(exact_rows=exact_rows, candidates=candidates)
         statement = hybrid(
             Chunk,
@@ -87,8 +87,7 @@ async def _build(url: str, name: str) -> Built:
         space = await embeddings.space()
         owners = await _owners_of_one_partition(service)
         strangers = [
-            Passage("tax", owner_id=owners[number % len(owners)], vector=vector)
-            for number, vector in enumerate(NEAR)
+            Passage("tax", owner_id=owners[number % len(owners)], vector=vector) for number, vector in enumerate(NEAR)
         ]
         await add_passages(service, strangers, space=space)
         ids = await add_passages(service, [Passage("tax law", vector=v) for v in VECTORS], space=space)
@@ -199,9 +198,7 @@ async def test_an_owner_with_few_rows_among_many_gets_all_of_them(world: World, 
 async def test_a_space_without_an_index_costs_time_and_no_row(world: World) -> None:
     bare = await add_space(world.service, dimensions=DIMENSIONS)
     vectors = VECTORS[:90]
-    ids = await add_passages(
-        world.service, [Passage("bare", owner_id="bare", vector=v) for v in vectors], space=bare
-    )
+    ids = await add_passages(world.service, [Passage("bare", owner_id="bare", vector=v) for v in vectors], space=bare)
     there = World(world.service, bare, ids)
     rows = await there.search(exact_rows=0, owner_id="bare")
     assert paths(rows) == {"index"}
@@ -234,14 +231,12 @@ async def test_a_search_is_one_statement(world: World) -> None:
 
 async def test_a_search_is_one_round_trip(world: World) -> None:
     url = world.service.database.engine.url
-    async with counting_round_trips(url) as (through, counted):
-        async with Database(through.set(query={**through.query, "sslmode": "disable"})) as database:
-            service = database.service()
-            there = World(service, world.space, world.ids)
-            for _ in range(2):
-                await there.search(exact_rows=60, query="tax")
-            counted.clear()
-            rows = await there.search(exact_rows=60, query="tax")
+    async with counting_round_trips(url) as (through, counted), Database(through) as database:
+        there = World(database.service(), world.space, world.ids)
+        for _ in range(2):
+            await there.search(exact_rows=60, query="tax")
+        counted.clear()
+        rows = await there.search(exact_rows=60, query="tax")
     assert len(rows) == 10
     assert counted["S"] + counted["Q"] == 1
 

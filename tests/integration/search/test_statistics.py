@@ -29,9 +29,7 @@ def owner_lexeme(owner_id: str) -> str:
 
 async def counts_of(service: Service, corpus: str = CORPUS) -> dict[str, int]:
     """What is stored of each lexeme."""
-    statement = select(TermStatistics.lexeme, TermStatistics.document_count).where(
-        TermStatistics.corpus == corpus
-    )
+    statement = select(TermStatistics.lexeme, TermStatistics.document_count).where(TermStatistics.corpus == corpus)
     async with service.session() as session:
         return {row.lexeme: row.document_count for row in await session.execute(statement)}
 
@@ -117,9 +115,7 @@ async def test_two_schemas_do_not_share_statistics(llmstack_database: Database) 
 async def test_two_corpora_of_one_schema_have_statistics_of_their_own(llmstack_service: Service) -> None:
     await add_passages(llmstack_service, PASSAGES)
     await refresh(llmstack_service)
-    await llmstack_service.transaction(
-        lambda session: refresh_statistics(session, model=Chunk, corpus="another")
-    )
+    await llmstack_service.transaction(lambda session: refresh_statistics(session, model=Chunk, corpus="another"))
     async with llmstack_service.session() as session:
         await session.execute(text("DELETE FROM llmstack.corpus_statistics WHERE corpus = 'another'"))
         await session.commit()
