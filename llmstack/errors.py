@@ -5,8 +5,9 @@ LLMStackError
 │   └── MissingExtra (ImportError)        an optional dependency is needed and absent
 ├── ValidationError (ValueError)          bad input; carries .field and .message
 ├── NotFound (LookupError)                no row matches
-│   └── DocumentNotFound, SpaceNotFound
+│   └── ChunkNotFound, DocumentNotFound, SpaceNotFound
 ├── Conflict                              the row exists already or changed meanwhile
+│   └── DocumentChanged, TextNotKept
 ├── EmbeddingError                        an embedder failed; the text is kept and its job is pending
 └── DatabaseError                         PostgreSQL said no, and we know what it means
     ├── DatabaseUnavailable (ConnectionError)

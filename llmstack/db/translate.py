@@ -80,9 +80,11 @@ def _broken(error: DBAPIError) -> LLMStackError | None:
     if not error.connection_invalidated:
         if sqlstate(error) is not None or not isinstance(error, InterfaceError):
             return None
-        # asyncpg did not like an argument: of the connection, or of a statement.
+        # asyncpg did not like an argument or a call; only one of the connection can be set right by settings.
         if isinstance(getattr(error.orig, "__cause__", None), ValueError):
             return ConfigurationError(_said(error)) if error.statement is None else None
+        if error.statement is not None:
+            return None
     return DatabaseUnavailable(f"the connection to the database broke: {_said(error)}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .chunking import ChunkingConfig as ChunkingConfig
 from .chunking import ChunkPiece as ChunkPiece
 from .errors import ChunkNotFound as ChunkNotFound
+from .errors import DocumentChanged as DocumentChanged
 from .errors import DocumentNotFound as DocumentNotFound
 from .errors import TextNotKept as TextNotKept
 from .models import Chunk as Chunk
@@ -31,6 +32,7 @@ __all__ = [
     "ChunkPiece",
     "ChunkingConfig",
     "Document",
+    "DocumentChanged",
     "DocumentFilter",
     "DocumentInput",
     "DocumentNotFound",

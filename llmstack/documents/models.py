@@ -73,7 +73,7 @@ class Chunk(Identified, SearchableMixin, Base):
         ForeignKeyConstraint(["owner_id", "parent_id"], ["llmstack.chunks.owner_id", "llmstack.chunks.id"],
                              ondelete="CASCADE"),
         Index(None, "document_id", "position"),
-        Index(None, "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
+        Index(None, "owner_id", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
         search_index("chunks"),
     )  # fmt: skip
     __searchable__ = and_(column("level") == text("0"), column("deleted_at").is_(None))

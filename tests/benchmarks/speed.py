@@ -16,16 +16,10 @@ from sqlalchemy.dialects.postgresql import asyncpg as dialects
 
 from llmstack import LLMStack
 from llmstack.documents import Chunk, DocumentInput
-from llmstack.documents.queries import (
-    CORPUS,
-    DocumentFilter,
-    search_conditions,
-    spoken_languages,
-    with_passages,
-)
+from llmstack.documents.queries import CORPUS, plain_search, vector_source
 from llmstack.documents.records import Mode
-from llmstack.documents.queries import vector_source
 from llmstack.search import SearchOptions, hybrid
+from llmstack.search.vectors import vector_text
 from llmstack.settings import Settings
 
 from .corpora import Computed, Generator, Passage
@@ -151,31 +145,26 @@ def _floor_settings() -> dict[str, str]:
 async def _floor(stack: LLMStack, pool: Any, owners: int, generator: Generator) -> Search:
     """The very statement that the stack sends, with asyncpg alone around it."""
     space = await stack.embeddings.space()
-    prepared: dict[int, tuple[str, list[Any]]] = {}
+    statement = plain_search(space, with_text=True, limit=LIMIT, fusion=None, options=SearchOptions())
+    form: Any = statement.compile(
+        dialect=dialects.dialect(),  # type: ignore[no-untyped-call]
+        compile_kwargs={"render_postcompile": True},
+    )
+    # The statement names the default schema.
+    sql = form.string.replace("llmstack.", f'"{stack.service.schema}".')
 
-    def compiled(query: Passage) -> tuple[str, list[Any]]:
-        if query.number not in prepared:
-            owner = owner_of(query, owners)
-            statement = with_passages(
-                hybrid(
-                    Chunk, corpus=CORPUS, owner_id=owner, query=query.text, vector=generator.vector(query.text).tolist(),
-                    source=vector_source(space), languages=spoken_languages(owner),
-                    where=search_conditions(owner, DocumentFilter()), limit=LIMIT, options=SearchOptions(),
-                )
-            )  # fmt: skip
-            form: Any = statement.compile(
-                dialect=dialects.dialect(),  # type: ignore[no-untyped-call]
-                schema_translate_map={"llmstack": stack.service.schema},
-                compile_kwargs={"render_postcompile": True},
-            )
-            sql = form.string.replace("__[SCHEMA_llmstack]", f'"{stack.service.schema}"')
-            prepared[query.number] = sql, [form.params[name] for name in form.positiontup]
-        return prepared[query.number]
+    def values(query: Passage) -> list[Any]:
+        given = {
+            **form.params,
+            "owner_id": owner_of(query, owners),
+            "words": query.text,
+            "vector": vector_text(generator.vector(query.text).tolist()),
+        }
+        return [given[name] for name in form.positiontup]
 
     async def search(query: Passage) -> int:
-        sql, values = compiled(query)
         async with pool.acquire() as connection:
-            return len(await connection.fetch(sql, *values))
+            return len(await connection.fetch(sql, *values(query)))
 
     return search
 
@@ -226,11 +215,12 @@ async def recall_of(stack: LLMStack, queries: Sequence[Passage], owners: int, ge
     shares = []
     for query in queries:
         owner = owner_of(query, owners)
+        vector = generator.vector(query.text).tolist()
         async with stack.service.single_statements() as session:
             answers = []
-            for rows in (stack.settings.exact_rows, 10**9):
-                statement = hybrid(Chunk, corpus=CORPUS, owner_id=owner, vector=generator.vector(query.text).tolist(),
-                                   source=vector_source(space), limit=LIMIT, options=SearchOptions(exact_rows=rows))  # fmt: skip
+            for options in (SearchOptions(), SearchOptions(exact_rows=10**6)):
+                statement = hybrid(Chunk, corpus=CORPUS, owner_id=owner, vector=vector, source=vector_source(space),
+                                   limit=LIMIT, options=options)  # fmt: skip
                 answers.append({row.id for row in await session.execute(statement)})
         shares.append(len(answers[0] & answers[1]) / max(len(answers[1]), 1))
     return sum(shares) / len(shares)

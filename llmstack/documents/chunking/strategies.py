@@ -55,7 +55,7 @@ def chunk(
         raise ValidationError("document_type", f"{document_type!r} is not one of {', '.join(DOCUMENT_TYPES)}")
     if callable(strategy):
         return custom_pieces(text, strategy)
-    if strategy not in _STRATEGIES:
+    if not isinstance(strategy, str) or strategy not in _STRATEGIES:
         raise ValidationError("chunking", f"{strategy!r} is not one of {', '.join(CHUNKING_STRATEGIES)}")
     clean = _SURROGATE.sub("\ufffd", text)
     sizes = _sizes(strategy, document_type, length=len(text), config=config or ChunkingConfig())

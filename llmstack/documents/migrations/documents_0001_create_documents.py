@@ -98,7 +98,13 @@ CREATE TABLE chunks (
     # Ranking reads this column of every candidate row, so it stays in the row when others are moved out.
     op.execute("ALTER TABLE chunks ALTER COLUMN lexical SET STORAGE MAIN")
     op.create_index("ix_chunks_document_id_position", "chunks", ["document_id", "position"])
-    op.create_index("ix_chunks_parent_id", "chunks", ["parent_id"], postgresql_where=sa.text("parent_id IS NOT NULL"))
+    # For the foreign key: a chunk that goes has to find its children.
+    op.create_index(
+        "ix_chunks_owner_id_parent_id",
+        "chunks",
+        ["owner_id", "parent_id"],
+        postgresql_where=sa.text("parent_id IS NOT NULL"),
+    )
     op.create_index(
         "ix_chunks_search_vector",
         "chunks",

@@ -87,6 +87,8 @@ async def counted(stack: LLMStack, model: type[Any]) -> int:
 
 async def row_versions(stack: LLMStack) -> list[tuple[Any, ...]]:
     """The transaction that wrote each row, and its place: any write changes it."""
+    # New statistics may reweigh the chunks.
+    await stack.documents.settle()
     tables = ("documents", "chunks", "chunk_embeddings", "embedding_jobs")
     versions = " UNION ALL ".join(
         f"SELECT '{table}', tableoid::int, ctid::text, xmin::text FROM llmstack.{table}" for table in tables

@@ -169,7 +169,7 @@ def term(metadata: Any, key: str, value: Any, path: tuple[str, ...]) -> bool:
     return holds(metadata, part)
 
 
-@rules(400)
+@rules(200)
 @given(st.lists(METADATA, min_size=1, max_size=6), st.lists(FILTERS, min_size=1, max_size=4))
 async def test_a_metadata_filter_means_what_a_simple_evaluator_says(
     llmstack_service: Service, metadata: list[Any], conditions: list[Any]
