@@ -23,6 +23,9 @@ from .urls import engine_arguments, masked
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 Result = TypeVar("Result")
 
+# A generic plan cannot know how few rows an owner has.
+_CUSTOM_PLANS = text("SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)")
+
 _BASE_STATEMENTS, _STATEMENTS_PER_SERVICE = 100, 50
 
 _ALLOWED_CONNECTIONS = """
@@ -141,11 +144,16 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def single_statements(self) -> AsyncIterator[AsyncSession]:
-        """A session whose every statement is a transaction of its own: one round trip each."""
+        """A session for reading, whose every statement is a transaction of its own: one round trip each.
+
+        On a host's engine and behind a pooler it is one transaction, and custom plans are asked for in a statement.
+        """
         # A transaction pooler may move to another server between preparing and executing.
-        engine = self.engine if self.database.settings.behind_pooler else self._autocommit
+        alone = self.database.owns_engine and not self.database.settings.behind_pooler
         with translating():
-            async with AsyncSession(engine, expire_on_commit=False) as session:
+            async with AsyncSession(self._autocommit if alone else self.engine, expire_on_commit=False) as session:
+                if not alone:
+                    await session.execute(_CUSTOM_PLANS)
                 yield session
 
     async def transaction(

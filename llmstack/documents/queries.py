@@ -15,6 +15,7 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Select,
+    SmallInteger,
     String,
     Text,
     and_,
@@ -165,7 +166,9 @@ def vector_source(space: Space) -> VectorSource:
         owner_id=columns.owner_id,
         embedding=column_of(space, ChunkEmbedding),
         distance=space.distance,
-        where=(columns.searchable, columns.space_id == space.id),
+        # A literal, so that even a generic plan sees which partial index it may use.
+        scope=(columns.space_id == literal_column(str(space.id), SmallInteger()),),
+        where=(columns.searchable,),
     )
 
 

@@ -43,13 +43,15 @@ def vector_text(vector: Sequence[float]) -> str:
 class VectorSource:
     """Where vectors live: their row's id and owner, the (cast) vector, and what else every row must meet.
 
-    `embedding` must be the very expression that the index was made with.
+    `embedding` must be the very expression that the index was made with. `scope` holds the conditions that the key's
+    index can answer without the rows: an owner's rows are counted by them.
     """
 
     id: ColumnElement[Any] | InstrumentedAttribute[Any]
     owner_id: ColumnElement[str] | InstrumentedAttribute[str]
     embedding: ColumnElement[Any] | InstrumentedAttribute[Any]
     distance: str = "cosine"
+    scope: tuple[ColumnElement[bool], ...] = field(default=())
     where: tuple[ColumnElement[bool], ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -101,13 +103,21 @@ def vector_arm(
     an index scan that returns fewer rows than asked is replaced by the exact scan.
     """
     origin = joined if joined is not None else source.id.table
-    scope = (source.owner_id == owner, *source.where, *where)
+    counted = (source.owner_id == owner, *source.scope)
+    scope = (*counted, *source.where, *where)
     # As many rows as are wanted are all returned anyway, so the index can only come after them.
     exact_rows = max(exact_rows, candidates)
     distance = distance_to(source, vector)
     reach = (
         select(func.count().label("rows"))
-        .select_from(select(literal_column("1")).select_from(origin).where(*scope).limit(exact_rows + 1).subquery())
+        .select_from(
+            select(literal_column("1"))
+            .select_from(origin)
+            # Hidden rows may be counted along: the guard answers when they leave the index arm short.
+            .where(*(scope if where else counted))
+            .limit(exact_rows + 1)
+            .subquery()
+        )
         .cte("reach")
         .prefix_with("MATERIALIZED")
     )

@@ -59,11 +59,13 @@ CREATE FUNCTION lexeme_dimension(lexeme text) RETURNS integer
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN ('x' || substr(md5(lexeme), 1, 7))::bit(28)::integer + 1
 """)
+    # Lower case comes first: PostgreSQL measures a word before it lower-cases it, and one that then grows beyond
+    # 2 kB would be cut inside a character.
     op.execute("""
 CREATE FUNCTION search_document(owner_id text, language text, context text, content text) RETURNS tsvector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN setweight(to_tsvector(text_search_config(language), coalesce(context, '')), 'A')
-    || to_tsvector(text_search_config(language), coalesce(content, ''))
+RETURN setweight(to_tsvector(text_search_config(language), lower(coalesce(context, ''))), 'A')
+    || to_tsvector(text_search_config(language), lower(coalesce(content, '')))
     || array_to_tsvector(ARRAY[owner_lexeme(owner_id)])
 """)
     op.execute(f"""
