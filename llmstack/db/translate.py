@@ -72,8 +72,10 @@ def _meaning(error: Exception) -> LLMStackError | None:
         return DatabaseUnavailable(f"the database cannot be reached: {str(error) or 'no answer in time'}")
     if isinstance(error, DBAPIError):
         return _broken(error) or _by_state(error)
-    # asyncpg raises its own errors while it connects.
-    return _by_state(error) if type(error).__module__.startswith("asyncpg") else None
+    # SQLAlchemy 2.0 lets asyncpg's own errors pass while it connects.
+    if not type(error).__module__.startswith("asyncpg"):
+        return None
+    return ConfigurationError(str(error)) if isinstance(error, ValueError) else _by_state(error)
 
 
 def _broken(error: DBAPIError) -> LLMStackError | None:

@@ -59,7 +59,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "metadata type": ({"metadata": [1]}, "metadata"),
     "metadata nan": ({"metadata": {"a": float("nan")}}, "metadata"),
     "strategy": ({"chunking": "by hand"}, "chunking"),
-    "strategy type": ({"chunking": []}, "unhashable"),
+    "strategy type": ({"chunking": []}, "is not one of"),
     "config type": ({"chunking_config": {"chunk_size": 5}}, ""),
     "chunker": ({"chunking": refuse}, "does not like it"),
     "pieces": ({"chunking": lambda content: ["elsewhere"]}, "chunking"),

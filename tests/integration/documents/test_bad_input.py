@@ -315,7 +315,9 @@ async def test_an_unmigrated_schema_says_what_to_do(stack: LLMStack) -> None:
         await add(elsewhere, "it")
 
 
-async def test_a_word_that_grows_beyond_two_kilobytes_in_lower_case_is_stored_and_spoils_nothing(stack: LLMStack) -> None:
+async def test_a_word_that_grows_beyond_two_kilobytes_in_lower_case_is_stored_and_spoils_nothing(
+    stack: LLMStack,
+) -> None:
     grown = "\N{LATIN CAPITAL LETTER A WITH STROKE}" * 1000
     await stack.documents.add(owner_id="ann", id_at_origin="1", content=f"kettle {grown} water")
     assert await stack.documents.refresh_statistics() is not None
