@@ -14,7 +14,9 @@ TLSMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-
 class Settings(BaseSettings):
     """Every setting with its default; each is read from `LLMSTACK_<NAME>` unless given."""
 
-    model_config = SettingsConfigDict(env_prefix="LLMSTACK_", extra="forbid", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="LLMSTACK_", extra="forbid", frozen=True, populate_by_name=True, hide_input_in_errors=True
+    )
 
     database_url: SecretStr | None = Field(None, description="PostgreSQL URL; none starts the embedded server")
     reader_url: SecretStr | None = Field(None, description="URL of a read replica for `service.reader()`")

@@ -26,6 +26,8 @@ class Base(DeclarativeBase):
     """Base of all llmstack models; their schema is a token that each service maps."""
 
     metadata = MetaData(schema=SCHEMA_TOKEN, naming_convention=NAMES)
+    # What the server fills in comes back with the write: an async session cannot load it later.
+    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - declared so by SQLAlchemy
     type_annotation_map = {  # noqa: RUF012 - declared so by SQLAlchemy
         str: Text,
         dt.datetime: DateTime(timezone=True),

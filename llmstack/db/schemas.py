@@ -85,13 +85,23 @@ def _refuse_second_map(session: Session, schema: str) -> None:
 @event.listens_for(Session, "do_orm_execute")
 def _check_statement(state: ORMExecuteState) -> None:
     schema = _maps_us(state.execution_options)
+    if schema is None and any(_is_ours(mapper.local_table) for mapper in state.all_mappers):
+        bind = state.session.get_bind(**state.bind_arguments)
+        schema = _maps_us(bind.get_execution_options()) or SCHEMA_TOKEN
     if schema is not None:
         _refuse_second_map(state.session, schema)
 
 
+def _is_ours(table: Any) -> bool:
+    return getattr(table, "schema", None) == SCHEMA_TOKEN
+
+
 @event.listens_for(Session, "after_begin")
 def _check_connection(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-    _refuse_second_map(session, _maps_us(connection.get_execution_options()) or SCHEMA_TOKEN)
+    # Without a map it may be a host's second engine, for tables of its own.
+    schema = _maps_us(connection.get_execution_options())
+    if schema is not None:
+        _refuse_second_map(session, schema)
 
 
 def schema_of(session: Session) -> str:

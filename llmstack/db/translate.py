@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError
@@ -18,6 +20,7 @@ from ..errors import (
     StatementTimeout,
     ValidationError,
 )
+from .base import Base
 
 RETRYABLE = frozenset({"40001", "40P01"})
 
@@ -43,8 +46,11 @@ _BY_STATE: dict[str, Callable[[str], LLMStackError]] = {
     "28000": lambda said: ConfigurationError(f"the server refused the user: {said}"),
     "3D000": lambda said: ConfigurationError(f"{said}; create it with createdb"),
     "53100": lambda said: DatabaseError(f"the server's disk is full: {said}"),
-    "54000": lambda said: ValidationError("content", f"it is too large for PostgreSQL: {said}"),
+    "54000": lambda said: ValidationError("value", f"it is too large for PostgreSQL: {said}"),
 }
+_ABSENT = frozenset({"42P01", "42883", "3F000", "42703"})
+"""A table, function, schema or column that the statement names does not exist."""
+
 _UNAVAILABLE = ("08", "57P", "53300")
 
 
@@ -69,6 +75,8 @@ def _meaning(error: Exception) -> LLMStackError | None:
     if isinstance(error, PoolTimeout):
         return DatabaseUnavailable("no connection became free in time; raise pool_size or close sessions")
     if isinstance(error, OSError):
+        if not _came_from_the_driver(error):
+            return None
         return DatabaseUnavailable(f"the database cannot be reached: {str(error) or 'no answer in time'}")
     if isinstance(error, DBAPIError):
         return _broken(error) or _by_state(error)
@@ -76,6 +84,21 @@ def _meaning(error: Exception) -> LLMStackError | None:
     if not type(error).__module__.startswith("asyncpg"):
         return None
     return ConfigurationError(str(error)) if isinstance(error, ValueError) else _by_state(error)
+
+
+def _came_from_the_driver(error: BaseException) -> bool:
+    """Whether the error was raised below asyncpg, and not by the caller's own work in a session."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__", "").startswith("asyncpg") for frame, _ in frames)
+
+
+def _names_us(statement: str | None) -> bool:
+    """Whether one of our tables stands in the statement; a COPY, which we alone send, comes without one."""
+    if statement is None:
+        return True
+    # Ours are always written with their schema.
+    names = "|".join(re.escape(table.name) for table in Base.metadata.tables.values())
+    return re.search(rf"\.({names})\b", statement) is not None
 
 
 def _broken(error: DBAPIError) -> LLMStackError | None:
@@ -94,19 +117,29 @@ def _by_state(error: Exception) -> LLMStackError | None:
     state = sqlstate(error) or ""
     if state.startswith(_UNAVAILABLE):
         return DatabaseUnavailable(f"the database is not available: {_said(error)}")
+    if state in _ABSENT and _names_us(getattr(error, "statement", None)):
+        return DatabaseBehind(f"{_said(error)}; run `llmstack migrate` on this schema first")
     make = _BY_STATE.get(state)
     return make(_said(error)) if make else None
 
 
+_CONSTRAINTS: dict[str, Callable[[], LLMStackError]] = {}
+
+
+def register_constraints(errors: Mapping[str, Callable[[], LLMStackError]]) -> None:
+    """What it means when a constraint of this name is violated; each domain says so for its own tables."""
+    _CONSTRAINTS.update(errors)
+
+
 @contextlib.contextmanager
-def translating(constraints: Mapping[str, Callable[[], LLMStackError]] | None = None) -> Iterator[None]:
+def translating() -> Iterator[None]:
     """Raise the domain error registered for a violated constraint, or what the SQLSTATE means."""
     try:
         yield
     except LLMStackError:
         raise
     except IntegrityError as error:
-        make = (constraints or {}).get(violated_constraint(error) or "")
+        make = _CONSTRAINTS.get(violated_constraint(error) or "")
         if make is None:
             raise
         raise make() from error

@@ -55,7 +55,8 @@ def engine_arguments(url: str | URL, settings: Settings, *, pooled: bool = True)
         connect["ssl"] = context
     if settings.behind_pooler:
         connect.update(_pooler_arguments(settings, connect["server_settings"]))
-    arguments: dict[str, Any] = {"connect_args": connect}
+    # Parameters hold texts of tenants; errors end up in logs.
+    arguments: dict[str, Any] = {"connect_args": connect, "hide_parameters": True}
     if pooled:
         arguments.update(
             pool_size=settings.pool_size,

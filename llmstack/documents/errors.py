@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 
-from ..errors import Conflict, NotFound
+from ..db.translate import register_constraints
+from ..errors import Conflict, NotFound, ValidationError
 
 
 class DocumentNotFound(NotFound):
@@ -37,3 +38,18 @@ class DocumentChanged(Conflict):
     def __init__(self, document_id: uuid.UUID) -> None:
         super().__init__(f"document {document_id} was changed or deleted meanwhile")
         self.document_id = document_id
+
+
+register_constraints(
+    {
+        "uq_documents_owner_id_id_at_origin": lambda: Conflict(
+            "this owner has a document of this id_at_origin already; stack.documents.add replaces it"
+        ),
+        "uq_chunks_document_id_content_hash": lambda: Conflict("the document has a chunk of this hash already"),
+        "ck_documents_document_type": lambda: ValidationError("document_type", "it is not one that the table knows"),
+        "fk_chunks_owner_id_document_id_documents": lambda: NotFound("this owner has no such document"),
+        "fk_chunks_owner_id_parent_id_chunks": lambda: NotFound("this owner has no such parent chunk"),
+        "fk_chunk_embeddings_owner_id_chunk_id_chunks": lambda: NotFound("this owner has no such chunk"),
+        "fk_chunk_embeddings_space_id_embedding_spaces": lambda: NotFound("there is no such embedding space"),
+    }
+)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..errors import NotFound
+from ..db.translate import register_constraints
+from ..errors import Conflict, NotFound
 
 
 class SpaceNotFound(NotFound):
@@ -11,3 +12,11 @@ class SpaceNotFound(NotFound):
     def __init__(self, name: str | None = None) -> None:
         super().__init__(f"no embedding space is named {name!r}" if name else "no embedding space is the default")
         self.name = name
+
+
+register_constraints(
+    {
+        "uq_embedding_spaces_name": lambda: Conflict("an embedding space of this name exists already"),
+        "uq_embedding_spaces_default": lambda: Conflict("another embedding space is the default already"),
+    }
+)

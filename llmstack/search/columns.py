@@ -55,7 +55,10 @@ class SearchableMixin:
     @declared_attr
     def search_vector(cls) -> Mapped[str | None]:
         return mapped_column(
-            TSVECTOR, Computed(search_document(searchable=cls.__searchable__), persisted=True), deferred=True
+            TSVECTOR,
+            Computed(search_document(searchable=cls.__searchable__), persisted=True),
+            deferred=True,
+            deferred_raiseload=True,
         )
 
     @declared_attr
@@ -64,6 +67,7 @@ class SearchableMixin:
             SPARSEVEC(LEXICAL_DIMENSIONS),
             Computed(bm25_weights(search_document(searchable=cls.__searchable__)), persisted=True),
             deferred=True,
+            deferred_raiseload=True,
         )
 
 

@@ -81,7 +81,13 @@ def _term(column: Any, key: Any, value: Any, path: tuple[str, ...], depth: int) 
     if isinstance(value, Mapping) and _has_operator(value, depth):
         return _conjunction(column, value, below, depth + 1)
     part = cast(literal(_nested(below, _json(value)), JSONB), JSONB)
-    return func.coalesce(column.op("@>", return_type=Boolean())(part), false())
+    contained: ColumnElement[bool] = column.op("@>", return_type=Boolean())(part)
+    # Bare where it can be, for an index answers nothing else.
+    return func.coalesce(contained, false()) if getattr(_plain(column), "nullable", True) else contained
+
+
+def _plain(column: Any) -> Any:
+    return getattr(column, "expression", column)
 
 
 def _is_list(value: Any) -> bool:

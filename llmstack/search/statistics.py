@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Float, Text, cast, delete, func, literal_column, or_, select, tablesample
+from sqlalchemy import BigInteger, Float, Text, cast, delete, func, literal_column, or_, select, tablesample, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -29,18 +29,42 @@ class StatisticsRefresh:
 async def refresh_statistics(session: AsyncSession, *, model: type[Any], corpus: str) -> StatisticsRefresh | None:
     """Count the lexemes of a corpus anew; None while another process does it.
 
-    Lexemes of one row are left out.
+    Lexemes of one row are left out. It takes as long as it takes, whatever statement_timeout says.
     """
+    allowed = await session.scalar(select(func.current_setting("statement_timeout")))
+    await _allow(session, "0")
+    refreshed = await _refresh(session, model=model, corpus=corpus)
+    await _allow(session, allowed or "0")
+    return refreshed
+
+
+async def _allow(session: AsyncSession, duration: str) -> None:
+    await session.execute(select(func.set_config("statement_timeout", duration, True)))
+
+
+async def _refresh(session: AsyncSession, *, model: type[Any], corpus: str) -> StatisticsRefresh | None:
     name = f"llmstack:statistics:{await session.run_sync(schema_of)}:{corpus}"
     if not await session.scalar(select(func.pg_try_advisory_xact_lock(func.hashtextextended(name, 0)))):
         return None
+    # Terms need the row of their corpus, and while they are read others may go on counting changes in it.
+    begun = insert(CorpusStatistics).values(corpus=corpus, row_count=0, average_length=0.0, sampled_share=1.0)
+    await session.execute(begun.on_conflict_do_nothing())
+    counted = select(CorpusStatistics.changed_rows).where(CorpusStatistics.corpus == corpus)
+    changed = await session.scalar(counted) or 0
     rows = await session.scalar(select(func.count()).where(model.search_vector.is_not(None))) or 0
     share = min(1.0, SAMPLE_ROWS / rows) if rows else 1.0
     sample = await session.run_sync(_sample_sql, model, share)
-    await _put_corpus(session, corpus, row_count=rows, average_length=0.0, sampled_share=share)
     lexemes, length = await _put_terms(session, corpus, sample, share)
     average = length / max(rows * share, 1.0) if lexemes else 0.0
-    await _put_corpus(session, corpus, row_count=rows, average_length=average, sampled_share=share)
+    measured = {
+        "row_count": rows,
+        "average_length": average,
+        "sampled_share": share,
+        "changed_rows": CorpusStatistics.changed_rows - changed,
+        "refreshed_at": func.now(),
+    }
+    stored = update(CorpusStatistics).where(CorpusStatistics.corpus == corpus).values(measured)
+    await session.execute(stored, execution_options={"synchronize_session": False})
     return StatisticsRefresh(row_count=rows, average_length=average, sampled_share=share)
 
 
@@ -53,15 +77,6 @@ def _sample_sql(session: Session, model: type[Any], share: float) -> str:
     mapping = connection.get_execution_options().get("schema_translate_map")
     translated = {"schema_translate_map": mapping, "render_schema_translate": True} if mapping else {}
     return str(select(table.c.search_vector).compile(dialect=connection.dialect, **translated))
-
-
-async def _put_corpus(session: AsyncSession, corpus: str, **values: Any) -> None:
-    statement = insert(CorpusStatistics).values(corpus=corpus, **values)
-    await session.execute(
-        statement.on_conflict_do_update(
-            index_elements=[CorpusStatistics.corpus], set_={**values, "refreshed_at": func.now()}
-        )
-    )
 
 
 async def _put_terms(session: AsyncSession, corpus: str, sample: str, share: float) -> tuple[int, float]:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from llmstack.db import CorpusStatistics, Database, Service
 from llmstack.db.database import Isolation
+from llmstack.db import translate
 from llmstack.db.translate import RETRYABLE, sqlstate, translating, violated_constraint
 from llmstack.errors import Conflict
 from llmstack.settings import Settings
@@ -167,16 +168,13 @@ async def test_an_isolated_transaction_still_reaches_the_services_schema(llmstac
     assert found == {"llmstack": "Support"}
 
 
-async def test_a_violated_constraint_becomes_the_error_registered_for_it(llmstack_service: Service) -> None:
+async def test_a_violated_constraint_becomes_the_error_registered_for_it(
+    llmstack_service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(translate._CONSTRAINTS, "pk_corpus_statistics", lambda: Conflict("this corpus exists"))
     await add_rows(llmstack_service, "a")
-
-    async def work(session: AsyncSession) -> None:
-        with translating({"pk_corpus_statistics": lambda: Conflict("this corpus exists")}):
-            session.add(row("a"))
-            await session.flush()
-
     with pytest.raises(Conflict, match="this corpus exists"):
-        await llmstack_service.transaction(work)
+        await add_rows(llmstack_service, "a")
 
 
 async def test_a_violated_constraint_that_nobody_registered_passes_through(llmstack_service: Service) -> None:
