@@ -1,4 +1,4 @@
-"""Everything a developer runs: `nox -s demo`, `tests`, `lint`, `types`, `matrix`, `wheel`, `bench`, `revision`."""
+"""What a developer runs: `nox -s demo tests lint types matrix floor pythons wheel bench revision`, one or more."""
 
 from __future__ import annotations
 
@@ -62,6 +62,20 @@ def matrix(session: nox.Session, sqlalchemy: str, postgres: str) -> None:
         "-e", ".[all]", *TEST_TOOLS, *LINT_TOOLS, "hatchling", "build", f"sqlalchemy[asyncio]~={sqlalchemy}.0"
     )
     session.run("pytest", *session.posargs, env={"LLMSTACK_TEST_POSTGRES_VERSION": postgres})
+
+
+@nox.session
+def floor(session: nox.Session) -> None:
+    """Run the tests on the oldest SQLAlchemy that is supported."""
+    session.install("-e", ".[all]", *TEST_TOOLS, *LINT_TOOLS, "hatchling", "build", "sqlalchemy[asyncio]==2.0.40")
+    session.run("pytest", *(session.posargs or ("tests/unit", "tests/integration")))
+
+
+@nox.session(python=["3.12", "3.13"])
+def pythons(session: nox.Session) -> None:
+    """Run the tests on each later Python that is supported."""
+    session.install("-e", ".[all]", *TEST_TOOLS, *LINT_TOOLS, "hatchling", "build")
+    session.run("pytest", *(session.posargs or ("tests/unit", "tests/integration")))
 
 
 @nox.session

@@ -85,7 +85,7 @@ class MigrationError(DatabaseError):
 
 
 class MigrationLockTimeout(MigrationError, TimeoutError):
-    """Another process held the migration lock for longer than the timeout."""
+    """Another process held the lock of a migration or of an index build for longer than the timeout."""
 
 
 class DatabaseNewer(MigrationError):

@@ -96,8 +96,8 @@ async def read_only(reading: Reading, files: Sequence[Path], settings: Settings)
         try:
             given = await asyncio.to_thread(reading.read, path)
             prepared = await asyncio.to_thread(prepare, given, settings)
-        except LLMStackError as error:
-            outcomes.append(_failed(path, str(error)))
+        except Exception as error:
+            outcomes.append(_unreadable(path, error))
             continue
         outcomes.append(
             FileOutcome(
@@ -140,12 +140,18 @@ class Intake:
         for path in files:
             try:
                 given = await asyncio.to_thread(reading.read, path)
-            except LLMStackError as error:
-                self.outcomes.append(_failed(path, str(error)))
+            except Exception as error:
+                self.outcomes.append(_unreadable(path, error))
                 advance()
                 continue
             self._sent.append(path)
             yield given
+
+
+def _unreadable(path: Path, error: Exception) -> FileOutcome:
+    """Whatever one file does to a reader, the others have their turn."""
+    said = str(error) if isinstance(error, LLMStackError) else f"cannot be read: {type(error).__name__}: {error}"
+    return _failed(path, said)
 
 
 def _failed(path: Path, reason: str) -> FileOutcome:
@@ -156,24 +162,22 @@ def _failed(path: Path, reason: str) -> FileOutcome:
 def _outcome(path: Path, result: AddResult) -> FileOutcome:
     if result.error is not None or result.document is None:
         return _failed(path, result.error or "it was not stored")
-    # A document that was there before has chunks to keep or to delete.
-    is_new = not (result.chunks_kept or result.chunks_deleted)
     return FileOutcome(
         path=str(path),
-        outcome="unchanged" if result.unchanged else "added" if is_new else "updated",
+        outcome="unchanged" if result.unchanged else "added" if result.is_new else "updated",
         id_at_origin=result.id_at_origin,
         document_id=result.document.id,
         document_type=result.document.document_type,
         chunks=result.chunks_created + result.chunks_kept,
         embeddings_pending=result.embeddings_pending,
-        note=_note(result, is_new=is_new),
+        note=_note(result),
         embedding_error=result.embedding_error,
     )
 
 
-def _note(result: AddResult, *, is_new: bool) -> str:
+def _note(result: AddResult) -> str:
     notes = []
-    if not result.unchanged and not is_new:
+    if not result.unchanged and not result.is_new:
         notes.append(f"{result.chunks_created} new, {result.chunks_kept} kept, {result.chunks_deleted} gone")
     if result.cleaned:
         notes.append("characters that PostgreSQL cannot store were removed")

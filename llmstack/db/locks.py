@@ -1,4 +1,4 @@
-"""The lock that lets one process at a time migrate a schema."""
+"""Locks between processes: one at a time migrates a schema, or builds an index."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from ..errors import MigrationError, MigrationLockTimeout
 
 _POLL_SECONDS = 0.1
 _REPORT_SECONDS = 5.0
+_MOMENT = "%Y-%m-%d %H:%M:%S %Z"
 
 _HOLDER = """
-SELECT a.pid, a.application_name, a.backend_start
+SELECT a.pid, a.application_name, a.backend_start, a.state_change
 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -39,7 +40,8 @@ async def migration_lock(
     """
     database = await connection.fetchval("SELECT current_database()")
     key = lock_key(database=database, schema=schema)
-    await _acquire(connection, key, schema=schema, timeout_seconds=timeout_seconds, on_wait=on_wait)
+    what = f"the migration of schema {schema!r}"
+    await acquire(connection, key, what=what, timeout_seconds=timeout_seconds, on_wait=on_wait)
     try:
         yield
     except BaseException:
@@ -55,18 +57,17 @@ async def _release(connection: Any, key: int) -> bool:
     return bool(await connection.fetchval("SELECT pg_advisory_unlock($1)", key))
 
 
-async def _acquire(
-    connection: Any, key: int, *, schema: str, timeout_seconds: float, on_wait: Callable[[str], None] | None
+async def acquire(
+    connection: Any, key: int, *, what: str, timeout_seconds: float, on_wait: Callable[[str], None] | None
 ) -> None:
+    """Poll for the session-level lock on an asyncpg connection; report now and then who holds it."""
     started = report_at = time.monotonic()
     while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", key):
         now = time.monotonic()
         if now - started >= timeout_seconds:
-            raise MigrationLockTimeout(
-                f"waited {timeout_seconds:g} s for the migration of schema {schema!r}; {await _holder(connection, key)}"
-            )
+            raise MigrationLockTimeout(f"waited {timeout_seconds:g} s for {what}; {await _holder(connection, key)}")
         if on_wait is not None and now >= report_at:
-            on_wait(f"waiting for the migration of schema {schema!r}; {await _holder(connection, key)}")
+            on_wait(f"waiting for {what}; {await _holder(connection, key)}")
             report_at = now + _REPORT_SECONDS
         await asyncio.sleep(_POLL_SECONDS)
 
@@ -75,7 +76,9 @@ async def _holder(connection: Any, key: int) -> str:
     row = await connection.fetchrow(_HOLDER, key)
     if row is None:
         return "its holder has just left"
-    # PostgreSQL shows the time to the holder's own role and to pg_read_all_stats alone.
-    since = f"since {row['backend_start']:%Y-%m-%d %H:%M:%S %Z}" if row["backend_start"] else "as another role"
+    connected, active = row["backend_start"], row["state_change"]
+    # PostgreSQL does not say when a lock was given; between these two it was.
+    # It shows them to the holder's own role and to pg_read_all_stats alone.
+    since = f"since {connected:{_MOMENT}}, last active {active:{_MOMENT}}" if connected else "as another role"
     name = row["application_name"]
     return f"the lock is held by pid {row['pid']}, application_name {name!r}, connected {since}"

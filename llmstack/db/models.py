@@ -14,7 +14,8 @@ from .base import Base
 class CorpusStatistics(Base):
     """How many rows of a corpus were searchable, and how long on average, when it was last measured.
 
-    The BM25 parameters are those which new rows are weighed with; they change for all rows together.
+    `changed_rows` counts what was written and removed since. The BM25 parameters are those which new rows are
+    weighed with; they change for all rows together.
     """
 
     __tablename__ = "corpus_statistics"
@@ -23,6 +24,7 @@ class CorpusStatistics(Base):
     row_count: Mapped[int] = mapped_column(BigInteger)
     average_length: Mapped[float] = mapped_column(REAL)
     sampled_share: Mapped[float] = mapped_column(REAL)
+    changed_rows: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     bm25_k1: Mapped[float] = mapped_column(REAL, server_default=text("1.2"))
     bm25_b: Mapped[float] = mapped_column(REAL, server_default=text("0.75"))
     bm25_average_length: Mapped[float] = mapped_column(REAL, server_default=text("100.0"))

@@ -85,7 +85,7 @@ def _refuse_second_map(session: Session, schema: str) -> None:
 @event.listens_for(Session, "do_orm_execute")
 def _check_statement(state: ORMExecuteState) -> None:
     schema = _maps_us(state.execution_options)
-    if schema is None and any(_is_ours(mapper.local_table) for mapper in state.all_mappers):
+    if schema is None and state.bind_mapper is not None and _is_ours(state.bind_mapper.local_table):
         bind = state.session.get_bind(**state.bind_arguments)
         schema = _maps_us(bind.get_execution_options()) or SCHEMA_TOKEN
     if schema is not None:

@@ -66,7 +66,8 @@ def violated_constraint(error: IntegrityError) -> str | None:
     return getattr(driver, "constraint_name", None)
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
+    """The first line of what the server or driver said: without the statement, and without the rows' values."""
     orig = getattr(error, "orig", error)
     return str(getattr(orig, "__cause__", None) or orig).partition("\n")[0]
 
@@ -107,20 +108,20 @@ def _broken(error: DBAPIError) -> LLMStackError | None:
             return None
         # asyncpg did not like an argument or a call; only one of the connection can be set right by settings.
         if isinstance(getattr(error.orig, "__cause__", None), ValueError):
-            return ConfigurationError(_said(error)) if error.statement is None else None
+            return ConfigurationError(said(error)) if error.statement is None else None
         if error.statement is not None:
             return None
-    return DatabaseUnavailable(f"the connection to the database broke: {_said(error)}")
+    return DatabaseUnavailable(f"the connection to the database broke: {said(error)}")
 
 
 def _by_state(error: Exception) -> LLMStackError | None:
     state = sqlstate(error) or ""
     if state.startswith(_UNAVAILABLE):
-        return DatabaseUnavailable(f"the database is not available: {_said(error)}")
+        return DatabaseUnavailable(f"the database is not available: {said(error)}")
     if state in _ABSENT and _names_us(getattr(error, "statement", None)):
-        return DatabaseBehind(f"{_said(error)}; run `llmstack migrate` on this schema first")
+        return DatabaseBehind(f"{said(error)}; run `llmstack migrate` on this schema first")
     make = _BY_STATE.get(state)
-    return make(_said(error)) if make else None
+    return make(said(error)) if make else None
 
 
 _CONSTRAINTS: dict[str, Callable[[], LLMStackError]] = {}

@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.database import Service
@@ -18,7 +18,10 @@ from .models import Chunk
 from .queries import CORPUS
 
 GROWTH = 0.2
+NOTED = 0.02
+"""The share of a corpus that a process changes before it tells the others."""
 PAUSE = 20.0
+PAUSE_AFTER_FAILURE = 60.0
 REWEIGHED_AT_ONCE = 1_000
 REWEIGHED_UNASKED = 20_000
 """Larger corpora are reweighed when somebody asks: it rewrites every row."""
@@ -27,7 +30,7 @@ logger = logging.getLogger("llmstack.documents")
 
 
 class StatisticsKeeper:
-    """Counts the chunks that this process changes, and refreshes when a fifth of the corpus has.
+    """Counts changed chunks together with other processes, and refreshes when they are a fifth of the corpus.
 
     While documents keep coming, a refresh is followed by a pause of twenty times its duration.
     """
@@ -45,13 +48,14 @@ class StatisticsKeeper:
         async def work(session: AsyncSession) -> StatisticsRefresh | None:
             return await refresh_statistics(session, model=Chunk, corpus=CORPUS)
 
-        self._changed = 0
+        changed = self._changed
         started = time.monotonic()
         refreshed = await self._service.transaction(work)
         ended = time.monotonic()
         self._rest_until = ended + PAUSE * (ended - started)
         if refreshed is not None:
             self._known = refreshed.row_count
+            self._changed -= changed
         return refreshed
 
     async def reweigh(self) -> int:
@@ -74,25 +78,48 @@ class StatisticsKeeper:
         """Note a change; may start a refresh in the background."""
         self._changed += chunks
         if (self._task is None or self._task.done()) and time.monotonic() >= self._rest_until:
-            self._task = asyncio.create_task(self._refresh_if_stale())
+            self._task = asyncio.create_task(self._keep(NOTED))
 
     async def settle(self) -> None:
-        """Wait for a refresh that is under way, and make one that is due."""
+        """Wait for a refresh that is under way, tell others what was changed, and make a refresh that is due."""
         if self._task is not None:
             await self._task
-            await self._refresh_if_stale()
+        await self._keep(0.0)
 
-    async def _refresh_if_stale(self) -> None:
+    async def _keep(self, share: float) -> None:
         try:
-            if self._known is None:
+            if self._changed and self._known is None:
                 self._known = await self._recorded()
-            if self._changed > GROWTH * self._known:
+            if self._changed > share * (self._known or 0) and await self._is_stale():
                 refreshed = await self.refresh()
                 if refreshed is not None and refreshed.row_count <= REWEIGHED_UNASKED:
                     await self._reweigh_if_moved(refreshed.average_length)
         except Exception:
             # Statistics are an improvement; a failed refresh must not fail the write that caused it.
+            self._rest_until = time.monotonic() + PAUSE_AFTER_FAILURE
             logger.warning("the term statistics could not be refreshed", exc_info=True)
+
+    async def _is_stale(self) -> bool:
+        """Add this process' changes to those of all; whether they are too many, or nothing was ever measured."""
+        added = self._changed
+        statement = (
+            update(CorpusStatistics)
+            .where(CorpusStatistics.corpus == CORPUS)
+            .values(changed_rows=CorpusStatistics.changed_rows + added)
+            .returning(CorpusStatistics.changed_rows, CorpusStatistics.row_count)
+            .execution_options(synchronize_session=False)
+        )
+
+        async def work(session: AsyncSession) -> tuple[int, int] | None:
+            row = (await session.execute(statement)).one_or_none()
+            return None if row is None else (row.changed_rows, row.row_count)
+
+        found = await self._service.transaction(work)
+        if found is None:
+            return True
+        self._changed -= added
+        changed, self._known = found
+        return changed > GROWTH * self._known
 
     async def _reweigh_if_moved(self, measured: float) -> None:
         async with self._service.single_statements() as session:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import time
+from array import array
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.database import Service
+from ..db.translate import said
 from ..embeddings import EmbeddingService, Space
 from ..errors import DatabaseUnavailable, EmbeddingError, LLMStackError
 from ..settings import Settings
@@ -25,6 +27,8 @@ from .writer import Written, require_unchanged, write_documents
 BATCH_DOCUMENTS = 200
 BATCH_CHARACTERS = 1_000_000
 SINGLE_FAILURES = 3
+ROUNDS_AT_ONCE = 2
+"""Batches that each slot of `embedding_concurrency` embeds before their vectors are packed."""
 
 
 @dataclass(slots=True)
@@ -63,13 +67,14 @@ class _Item:
             cleaned=self.prepared is not None and self.prepared.cleaned,
             elapsed=dt.timedelta(seconds=time.monotonic() - self.started),
             embedding_error=self.embedding_error,
-            error=None if self.error is None else str(self.error),
+            error=None if self.error is None else _reason(self.error),
         )
         if (done := self.written) is None:
             return result
         return replace(
             result,
             document=done.document,
+            is_new=done.is_new,
             chunks_created=done.created,
             chunks_kept=done.kept,
             chunks_deleted=done.deleted,
@@ -147,9 +152,11 @@ class Ingestion:
         known = tuple_(Document.owner_id, Document.id_at_origin).in_(list(by_identity))
         async with self.service.single_statements() as session:
             found = {}
-            for document in await session.scalars(select(Document).where(known)):
+            statement = select(Document, Document.content.is_not(None)).where(known)
+            for document, has_text in await session.execute(statement):
                 item = by_identity[document.owner_id, document.id_at_origin]
-                if not rechunked and _same(document, item.prepared):
+                enough = has_text or not self.settings.keep_text
+                if not rechunked and enough and _same(document, item.prepared):
                     item.unchanged = document
                 else:
                     found[document.id] = item
@@ -188,10 +195,15 @@ class Ingestion:
         return vectors
 
     async def _vectors(self, texts: dict[bytes, str]) -> dict[bytes, Sequence[float]]:
-        if not texts:
-            return {}
-        vectors = await self.embeddings.embed(list(texts.values()))
-        return dict(zip(texts, vectors, strict=True))
+        """Vectors in 4-byte floats, an eighth of what lists of floats take: a large document has very many."""
+        unique = list(dict.fromkeys(texts.values()))
+        size = self.settings.embedding_batch_size * self.settings.embedding_concurrency * ROUNDS_AT_ONCE
+        packed: dict[str, array[float]] = {}
+        for start in range(0, len(unique), size):
+            part = unique[start : start + size]
+            vectors = await self.embeddings.embed(part)
+            packed.update(zip(part, (array("f", vector) for vector in vectors), strict=True))
+        return {key: packed[text] for key, text in texts.items()}
 
     async def _write(
         self,
@@ -250,6 +262,10 @@ class Ingestion:
 def _lost(items: Sequence[_Item], written: Sequence[Written]) -> set[bytes]:
     pairs = zip(items, written, strict=True)
     return {key for item, done in pairs if item.embedding_error is None for key in done.owed}
+
+
+def _reason(error: Exception) -> str:
+    return said(error) if isinstance(error, DBAPIError) else str(error)
 
 
 def _check_all(items: Sequence[_Item], settings: Settings) -> None:

@@ -40,6 +40,7 @@ class Document(Identified, Timestamped, Base):
         CheckConstraint(f"document_type IN ({', '.join(map(repr, DOCUMENT_TYPES))})", name="document_type"),
         Index(None, "owner_id", "language"),
         Index(None, "owner_id", "document_date"),
+        Index(None, "owner_id", "created_at", "id"),
         Index(None, "metadata", postgresql_using="gin", postgresql_ops={"metadata": "jsonb_path_ops"}),
     )
 
@@ -49,7 +50,7 @@ class Document(Identified, Timestamped, Base):
     document_type: Mapped[str]
     document_date: Mapped[dt.datetime | None]
     language: Mapped[str]
-    content: Mapped[str | None] = mapped_column(deferred=True)
+    content: Mapped[str | None] = mapped_column(deferred=True, deferred_raiseload=True)
     content_hash: Mapped[bytes] = mapped_column(LargeBinary)
     content_bytes: Mapped[int] = mapped_column(BigInteger)
     chunking: Mapped[dict[str, Any]]
@@ -57,7 +58,7 @@ class Document(Identified, Timestamped, Base):
     deleted_at: Mapped[dt.datetime | None]
 
     chunks: Mapped[list[Chunk]] = relationship(
-        back_populates="document", lazy="raise", order_by="Chunk.position", passive_deletes=True
+        back_populates="document", lazy="raise", order_by="Chunk.position", passive_deletes="all"
     )
 
 
@@ -117,5 +118,5 @@ class EmbeddingJob(EmbeddingJobMixin, Base):
     __table_args__ = (
         _belongs_to_chunk(),
         ForeignKeyConstraint(["space_id"], [EmbeddingSpace.id]),
-        Index(None, "space_id", "leased_until"),
+        Index(None, "space_id", "attempts", "leased_until"),
     )

@@ -14,6 +14,7 @@ from ..errors import ValidationError
 from ..search.filters import UNSTORABLE, storable_json
 from ..settings import Settings
 from .chunking import DOCUMENT_TYPES, ChunkPiece, chunk
+from .chunking.custom import describe_chunker
 from .languages import detect_language, normalize_language
 from .records import DocumentInput, PreparedChunk, PreparedDocument
 
@@ -145,10 +146,9 @@ def _language(language: str | None, content: str, settings: Settings) -> str:
 def _describe(given: DocumentInput) -> dict[str, Any]:
     """How the text was cut, so that a change of it is a change of the document."""
     strategy = given.chunking
-    qualified = getattr(strategy, "__qualname__", type(strategy).__qualname__)
-    name = strategy if isinstance(strategy, str) else qualified
+    described = {"strategy": strategy} if isinstance(strategy, str) else describe_chunker(strategy)
     config = {} if given.chunking_config is None else asdict(given.chunking_config)
-    return {"strategy": name, **{key: value for key, value in config.items() if value is not None}}
+    return {**described, **{key: value for key, value in config.items() if value is not None}}
 
 
 def _hashed(pieces: list[ChunkPiece], *, title: str) -> list[PreparedChunk]:

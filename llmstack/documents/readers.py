@@ -166,16 +166,17 @@ def _read_html(path: Path) -> SourceText:
     with _needs("HTML files"):
         from bs4 import BeautifulSoup
         from markdownify import MarkdownConverter
-    soup = BeautifulSoup(path.read_bytes(), "html.parser")
-    root = soup.find("html")
-    language = root.get("lang") if root else None
-    title = soup.title or soup.find("h1")
-    name = title.get_text(" ", strip=True) if title else path.stem
-    for tag in soup(["head", "script", "style", "nav", "noscript", "template", "svg"]):
-        tag.decompose()
-    text: str = MarkdownConverter(heading_style="ATX").convert_soup(soup)
-    text = re.sub(r"\n{3,}", "\n\n", text).strip()
-    return SourceText(text, "html", name, language if isinstance(language, str) else None)
+    with _explained(path, "HTML"):
+        soup = BeautifulSoup(path.read_bytes(), "html.parser")
+        root = soup.find("html")
+        language = root.get("lang") if root else None
+        title = soup.title or soup.find("h1")
+        name = title.get_text(" ", strip=True) if title else path.stem
+        for tag in soup(["head", "script", "style", "nav", "noscript", "template", "svg"]):
+            tag.decompose()
+        text: str = MarkdownConverter(heading_style="ATX").convert_soup(soup)
+        text = re.sub(r"\n{3,}", "\n\n", text).strip()
+        return SourceText(text, "html", name, language if isinstance(language, str) else None)
 
 
 def _read_pdf(path: Path) -> SourceText:
@@ -225,16 +226,17 @@ def _row_lines(table: Table) -> str:
 
 
 def _read_email(path: Path) -> SourceText:
-    message = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
-    shown = ("From", "To", "Cc", "Date", "Subject")
-    headers = {name: " ".join(str(message[name]).split()) for name in shown if message[name]}
-    lines = [f"{name}: {value}" for name, value in headers.items()]
-    attached = [name for part in message.iter_attachments() if (name := part.get_filename())]
-    metadata: dict[str, Any] = {name.lower(): value for name, value in headers.items() if name != "Subject"}
-    if attached:
-        metadata["attachments"] = attached
-    text = "\n".join([*lines, "", _body(message)]).strip()
-    return SourceText(text, "email", headers.get("Subject", path.stem), metadata=metadata)
+    with _explained(path, "mail"):
+        message = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+        shown = ("From", "To", "Cc", "Date", "Subject")
+        headers = {name: " ".join(str(message[name]).split()) for name in shown if message[name]}
+        lines = [f"{name}: {value}" for name, value in headers.items()]
+        attached = [name for part in message.iter_attachments() if (name := part.get_filename())]
+        metadata: dict[str, Any] = {name.lower(): value for name, value in headers.items() if name != "Subject"}
+        if attached:
+            metadata["attachments"] = attached
+        text = "\n".join([*lines, "", _body(message)]).strip()
+        return SourceText(text, "email", headers.get("Subject", path.stem), metadata=metadata)
 
 
 def _body(message: EmailMessage) -> str:
@@ -271,6 +273,8 @@ def _explained(path: Path, kind: str) -> Iterator[None]:
         yield
     except (LLMStackError, OSError):
         raise
+    except RecursionError as error:
+        raise ValidationError("path", f"{path} is not a readable {kind} file: it is nested too deeply") from error
     except Exception as error:
         reason = str(error).strip() or type(error).__name__
         raise ValidationError("path", f"{path} is not a readable {kind} file: {reason}") from error

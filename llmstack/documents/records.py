@@ -36,12 +36,14 @@ class DocumentInput:
 class AddResult:
     """What became of one document; `error` says why it was refused, and is None for `add`.
 
-    `cleaned`: NUL characters or lone surrogates were removed. `embedding_error`: why vectors are pending.
+    `is_new`: there was none of this identity, or only a deleted one. `cleaned`: NUL characters or lone surrogates
+    were removed. `embedding_error`: why vectors are pending.
     """
 
     owner_id: str
     id_at_origin: str
     document: Document | None = None
+    is_new: bool = False
     unchanged: bool = False
     cleaned: bool = False
     chunks_created: int = 0

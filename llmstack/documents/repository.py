@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
@@ -26,7 +27,14 @@ from .queries import DocumentFilter, OrderBy, any_of, as_uuid, check_limit, chec
 from .records import DocumentStatistics, Leg, Mode, Page, SearchHit
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
+DOCUMENTS_AT_ONCE = 1_000
+"""Documents whose ids and whose chunks' ids are held at a time, however many are deleted."""
 _AGES_AGO = dt.timedelta(days=365_000)
+
+
+@functools.cache
+def _default_settings() -> Settings:
+    return Settings()
 
 
 class DocumentRepository:
@@ -34,7 +42,7 @@ class DocumentRepository:
 
     def __init__(self, session: AsyncSession, *, settings: Settings | None = None) -> None:
         self._session = session
-        self._settings = settings or Settings()
+        self._settings = settings or _default_settings()
 
     async def find(self, *, owner_id: str, id_at_origin: str) -> Document | None:
         """The living document of this identity, if there is one."""
@@ -52,12 +60,19 @@ class DocumentRepository:
         return document
 
     async def text(self, *, owner_id: str, document_id: uuid.UUID | str) -> str:
-        """The text that the offsets of the chunks point into; TextNotKept where it was not stored."""
-        document = await self.get(owner_id=owner_id, document_id=document_id)
-        await self._session.refresh(document, ["content"])
-        if document.content is None:
-            raise TextNotKept(document.id)
-        return document.content
+        """The stored text, which the offsets of the chunks point into; TextNotKept where it was not stored.
+
+        Where the result of adding it says `cleaned`, it is the cleaned text.
+        """
+        key = as_uuid("document_id", document_id)
+        statement = select(Document.content).where(owned(check_owner(owner_id)), Document.id == key)
+        found = (await self._session.execute(statement)).one_or_none()
+        if found is None:
+            raise DocumentNotFound(document_id)
+        text: str | None = found.content
+        if text is None:
+            raise TextNotKept(key)
+        return text
 
     async def list(
         self,
@@ -152,20 +167,30 @@ class DocumentRepository:
         return await self._hide(owner_id, owned(check_owner(owner_id), deleted=True), condition, moment=None)
 
     async def _hide(self, owner_id: str, *conditions: Any, moment: Any) -> int:
-        changed = update(Document).where(*conditions).values(deleted_at=moment).returning(Document.id)
-        ids = list(await self._session.scalars(changed, execution_options=_UNSYNCHRONIZED))
-        if not ids:
-            return 0
-        for part in await self._chunks_of(ids):
-            chunks = update(Chunk).where(any_of(Chunk.id, part)).values(deleted_at=moment)
-            await self._session.execute(chunks, execution_options=_UNSYNCHRONIZED)
-            vectors = update(ChunkEmbedding).where(
-                ChunkEmbedding.owner_id == owner_id, any_of(ChunkEmbedding.chunk_id, part)
-            )
-            shown = vectors.values(searchable=moment is None)
-            await self._session.execute(shown, execution_options=_UNSYNCHRONIZED)
-        self._session.expire_all()
-        return len(ids)
+        number = 0
+        async for ids in self._locked(*conditions):
+            changed = update(Document).where(any_of(Document.id, ids)).values(deleted_at=moment)
+            await self._session.execute(changed, execution_options=_UNSYNCHRONIZED)
+            for part in await self._chunks_of(ids):
+                chunks = update(Chunk).where(any_of(Chunk.id, part)).values(deleted_at=moment)
+                await self._session.execute(chunks, execution_options=_UNSYNCHRONIZED)
+                vectors = update(ChunkEmbedding).where(
+                    ChunkEmbedding.owner_id == owner_id, any_of(ChunkEmbedding.chunk_id, part)
+                )
+                shown = vectors.values(searchable=moment is None)
+                await self._session.execute(shown, execution_options=_UNSYNCHRONIZED)
+            number += len(ids)
+        if number:
+            self._session.expire_all()
+        return number
+
+    async def _locked(self, *conditions: Any) -> AsyncIterator[Sequence[uuid.UUID]]:
+        """The documents that match, a page at a time, with their rows locked."""
+        statement = select(Document.id).where(*conditions).order_by(Document.id)
+        page = statement.limit(DOCUMENTS_AT_ONCE).with_for_update()
+        while ids := (await self._session.scalars(page)).all():
+            yield ids
+            page = statement.where(Document.id > ids[-1]).limit(DOCUMENTS_AT_ONCE).with_for_update()
 
     async def _chunks_of(self, ids: Sequence[uuid.UUID]) -> Sequence[Sequence[uuid.UUID]]:
         """The chunks of documents whose rows are locked, in parts that one statement can change in time."""
@@ -179,12 +204,15 @@ class DocumentRepository:
             raise ValidationError("older_than", "it lies in the future")
         condition = Document.deleted_at <= func.now() - min(older_than, _AGES_AGO)
         deleted = owned(check_owner(owner_id), deleted=True)
-        ids = list(await self._session.scalars(select(Document.id).where(deleted, condition).with_for_update()))
-        for part in await self._chunks_of(ids):
-            await self._session.execute(delete(Chunk).where(any_of(Chunk.id, part)), execution_options=_UNSYNCHRONIZED)
-        gone = delete(Document).where(any_of(Document.id, ids))
-        await self._session.execute(gone, execution_options=_UNSYNCHRONIZED)
-        return len(ids)
+        number = 0
+        async for ids in self._locked(deleted, condition):
+            for part in await self._chunks_of(ids):
+                chunks = delete(Chunk).where(any_of(Chunk.id, part))
+                await self._session.execute(chunks, execution_options=_UNSYNCHRONIZED)
+            gone = delete(Document).where(any_of(Document.id, ids))
+            await self._session.execute(gone, execution_options=_UNSYNCHRONIZED)
+            number += len(ids)
+        return number
 
     async def statistics(self, *, owner_id: str) -> DocumentStatistics:
         """What the owner has, in one statement."""

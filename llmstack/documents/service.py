@@ -123,8 +123,9 @@ class DocumentService:
     ) -> AddResult:
         async with self._service.session() as session:
             documents = DocumentRepository(session, settings=self._settings)
-            text = await documents.text(owner_id=owner_id, document_id=document_id)
+            # In this order a change between the two is seen as one when the result is written.
             document = await documents.get(owner_id=owner_id, document_id=document_id)
+            text = await documents.text(owner_id=owner_id, document_id=document_id)
         given = DocumentInput(
             owner_id=owner_id,
             id_at_origin=document.id_at_origin,
@@ -217,7 +218,10 @@ class DocumentService:
         return await self._read(lambda documents: documents.find(owner_id=owner_id, id_at_origin=id_at_origin))
 
     async def text(self, *, owner_id: str, document_id: uuid.UUID | str) -> str:
-        """The text that the offsets of the chunks point into; TextNotKept where it was not stored."""
+        """The stored text, which the offsets of the chunks point into; TextNotKept where it was not stored.
+
+        Where the result of adding it says `cleaned`, it is the cleaned text.
+        """
         return await self._read(lambda documents: documents.text(owner_id=owner_id, document_id=document_id))
 
     async def list(

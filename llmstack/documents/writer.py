@@ -49,6 +49,7 @@ class Written:
     deleted: int
     embedded: int
     owed: Sequence[bytes]
+    is_new: bool
 
 
 @dataclass(slots=True)
@@ -61,6 +62,7 @@ class _Plan:
     new: list[int] = field(default_factory=list)
     kept: dict[int, Row[Any]] = field(default_factory=dict)
     gone: list[uuid.UUID] = field(default_factory=list)
+    is_new: bool = False
 
     def parent(self, index: int) -> uuid.UUID | None:
         above = self.prepared.chunks[index].piece.parent
@@ -113,7 +115,7 @@ async def write_documents(
 
 
 def _written(plan: _Plan, embedded: int, owed: list[bytes]) -> Written:
-    return Written(plan.document, len(plan.new), len(plan.kept), len(plan.gone), embedded, owed)
+    return Written(plan.document, len(plan.new), len(plan.kept), len(plan.gone), embedded, owed, plan.is_new)
 
 
 async def _put_documents(
@@ -165,7 +167,9 @@ async def _stored_chunks(session: AsyncSession, ids: Sequence[uuid.UUID]) -> dic
 
 
 def _plan(prepared: PreparedDocument, document: Document, before: dict[bytes, Row[Any]]) -> _Plan:
-    plan = _Plan(prepared=prepared, document=document)
+    # Every living document has a chunk, and a deleted one's are all deleted.
+    is_new = all(row.deleted_at is not None for row in before.values())
+    plan = _Plan(prepared=prepared, document=document, is_new=is_new)
     for index, chunk in enumerate(prepared.chunks):
         known = before.pop(chunk.content_hash, None)
         plan.ids.append(uuid7() if known is None else known.id)
@@ -283,7 +287,7 @@ def _sort(
             continue
         stored += 1
         if index in plan.kept:
-            into.late.append({**key, column: vector})
+            into.late.append({**key, column: list(vector)})
         else:
             into.fresh.append((*key.values(), vector))
     return stored, owed

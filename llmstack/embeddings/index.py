@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -14,12 +14,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..db.database import Service
-from ..db.locks import lock_key
+from ..db.locks import acquire, lock_key
 from ..db.schemas import qualified, quote
 from ..db.translate import sqlstate, translating
 from ..errors import ConfigurationError
 from .models import EmbeddingSpace
 from .vectors import INDEXABLE
+
+logger = logging.getLogger("llmstack.embeddings")
 
 _OPERATORS = {"cosine": "cosine_ops", "inner_product": "ip_ops", "l2": "l2_ops"}
 _DEFAULTS: dict[str, dict[str, int]] = {"hnsw": {"m": 16, "ef_construction": 64}, "ivfflat": {}}
@@ -27,7 +29,6 @@ _PARAMETERS = {"hnsw": {"m", "ef_construction"}, "ivfflat": {"lists"}}
 _ROWS_IN_A_LIST, _MOST_LISTS = 1000, 32_768
 _LOCK_NOT_AVAILABLE = "55P03"
 _LOCK_ATTEMPTS = 10
-_POLL_SECONDS = 0.2
 
 _PARTITIONS = text("""
 SELECT child.relname FROM pg_inherits
@@ -197,13 +198,16 @@ class SpaceIndex:
                     await connection.invalidate()
 
     async def _lock(self, connection: AsyncConnection) -> None:
-        database = await connection.scalar(text("SELECT current_database()"))
-        key = lock_key(database=str(database), schema=f"{self.service.schema}\0{self.name}")
+        schema, database = self.service.schema, await connection.scalar(text("SELECT current_database()"))
+        key = lock_key(database=str(database), schema=f"{schema}\0{self.name}")
         # Polling: whoever waits inside a statement would hold up the concurrent build itself.
-        while True:
-            if await connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
-                return
-            await asyncio.sleep(_POLL_SECONDS)
+        await acquire(
+            (await connection.get_raw_connection()).driver_connection,
+            key,
+            what=f"the build of index {self.name!r} in schema {schema!r}",
+            timeout_seconds=self.service.database.settings.migration_lock_timeout,
+            on_wait=logger.warning,
+        )
 
 
 def _lock_was_taken(error: BaseException) -> bool:

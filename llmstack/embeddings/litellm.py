@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib.util
 import json
@@ -35,14 +36,17 @@ _KINDS: Mapping[str, Mapping[Kind, Mapping[str, str]]] = {
 
 
 def _litellm() -> Any:
-    if "litellm" not in sys.modules:
+    is_first = "litellm" not in sys.modules
+    if is_first:
         # Otherwise the import fetches a price list from the network.
         os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-        import litellm
+    # Always as a statement: it waits for the same import in another thread.
+    import litellm
 
+    if is_first:
         # Else it prints advice on stdout whenever a provider fails.
         litellm.suppress_debug_info = True
-    return sys.modules["litellm"]
+    return litellm
 
 
 @functools.cache
@@ -96,7 +100,8 @@ class LiteLLMEmbedder:
 
     async def embed(self, texts: Sequence[str], *, kind: Kind = "document") -> list[list[float]]:
         """Call the provider once, and again when it was busy or out of reach."""
-        litellm = _litellm()
+        # The import takes seconds, which the event loop cannot spare.
+        litellm = await asyncio.to_thread(_litellm)
         retried = tuple(getattr(litellm, name) for name in _RETRIED if hasattr(litellm, name))
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(retried),

@@ -124,8 +124,8 @@ def claim(
         .select_from(jobs)
         .join(table.rows, _of_row(table, jobs.c))
         .where(jobs.c.space_id == space.id, jobs.c.attempts < attempts, _is_free(jobs), table.wanted)
-        # Along the index, backwards: what nobody has tried comes first, and nothing is sorted.
-        .order_by(jobs.c.leased_until.desc().nulls_first())
+        # Along the index: what nobody has tried comes first, nothing is sorted, and what is set aside is not read.
+        .order_by(jobs.c.attempts, jobs.c.leased_until)
         .limit(limit)
         .with_for_update(of=jobs, skip_locked=True)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,18 @@ def test_names_and_texts_cannot_steer_the_terminal(here: HereCommandLine, tmp_pa
     listed = here.run("documents", "list", *OWNER)
     assert "harmless" in found.output
     assert [one.output for one in (done, found, listed) if "\x1b" in one.output] == []
+
+
+@pytest.mark.parametrize("arguments", [TEXT, ["--dry-run"]], ids=["ingest", "dry run"])
+def test_a_file_that_breaks_its_reader_fails_alone(
+    here: HereCommandLine, folder: Path, arguments: Sequence[str]
+) -> None:
+    (folder / "nested.html").write_text("<div>" * 3000 + "deep" + "</div>" * 3000)
+    done = here.run("ingest", folder, *OWNER, *arguments, "--json")
+    files = {Path(one["path"]).name: one for one in done.json["files"]}
+    assert files["nested.html"]["outcome"] == "failed"
+    assert "nested too deeply" in files["nested.html"]["note"]
+    assert files["handbook.md"]["outcome"] in ("added", "readable")
 
 
 def test_a_cursor_is_opaque_but_safe_to_guess(here: HereCommandLine) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import time
 from collections.abc import AsyncIterator
@@ -39,31 +40,49 @@ async def engine(url: str) -> AsyncEngine:
 
 
 async def test_a_migration_killed_at_any_moment_is_completed_by_the_next_run(url: str, engine: AsyncEngine) -> None:
-    started = time.monotonic()
-    status, _, errors = await asyncio.to_thread(finished, alembic("upgrade", "heads", url=url, schema="clean"))
-    duration = time.monotonic() - started
-    assert status == 0, errors
-    clean = await catalog(engine, "clean")
+    duration = await seconds_of_a_migration(url, engine)
+    clean, head = await catalog(engine, "clean"), await recorded(engine, "clean")
     moments = random.Random(7)
-    interrupted = set()
+    interrupted = []
     for number in range(MOMENTS):
         schema = f"killed{number}"
         process = alembic("upgrade", "heads", url=url, schema=schema)
-        # One moment in each tenth of a migration, the start of Python included.
+        await until(functools.partial(has_begun, engine, schema))
+        # One moment in each tenth of a migration, from its first statement to its last.
         await asyncio.sleep((number + moments.random()) * duration / MOMENTS)
         process.kill()
         await asyncio.to_thread(process.communicate)
-        interrupted.add(await recorded(engine, schema))
+        interrupted.append(await recorded(engine, schema))
         await migrate.upgrade(engine, schema=schema)
         assert await catalog(engine, schema) == clean
-    assert len(interrupted) > 1, "every kill came at the same stage"
+    under_way = [stage for stage in interrupted if stage != head]
+    assert len(under_way) >= MOMENTS // 3, interrupted
+    assert len(set(interrupted)) > 1, "every kill came at the same stage"
+
+
+async def seconds_of_a_migration(url: str, engine: AsyncEngine) -> float:
+    """From the moment that the schema is there to the last revision, without the start of Python."""
+    process = alembic("upgrade", "heads", url=url, schema="clean")
+    await until(functools.partial(has_begun, engine, "clean"))
+    started = time.monotonic()
+    seen = {await recorded(engine, "clean"): 0.0}
+    while process.poll() is None:
+        seen.setdefault(await recorded(engine, "clean"), time.monotonic() - started)
+    assert process.returncode == 0, finished(process)
+    process.communicate()
+    return max(seen.values())
+
+
+async def has_begun(engine: AsyncEngine, schema: str) -> bool:
+    return await fetch(engine, f"SELECT to_regnamespace('{schema}')") is not None
 
 
 async def recorded(engine: AsyncEngine, schema: str) -> str | None:
-    """The revision that the schema stands at; None before the version table is there."""
+    """The revisions that the schema stands at; None before the version table is there."""
     if await fetch(engine, f"SELECT to_regclass('{schema}.alembic_version')") is None:
         return None
-    return str(await fetch(engine, f"SELECT max(version_num) FROM {schema}.alembic_version"))
+    statement = f"SELECT string_agg(version_num, ' ' ORDER BY version_num) FROM {schema}.alembic_version"
+    return str(await fetch(engine, statement))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from migration_support import (
     alembic,
     catalog,
     empty_database,
+    execute,
     fetch,
     finished,
     make_engine,
@@ -65,7 +66,8 @@ async def test_a_waiter_that_times_out_says_who_holds_the_lock(url: str, engine:
         async with migration_lock(driver, schema="shop", timeout_seconds=1):
             pid = await driver.fetchval("SELECT pg_backend_pid()")
             with pytest.raises(
-                MigrationLockTimeout, match=f"pid {pid}, application_name 'deploy 17', connected since 20"
+                MigrationLockTimeout,
+                match=f"pid {pid}, application_name 'deploy 17', connected since 20.*, last active 20",
             ):
                 await migrate.upgrade(engine, schema="shop", settings=IMPATIENT)
             waiter = alembic("upgrade", "heads", url=url, schema="shop", LLMSTACK_MIGRATION_LOCK_TIMEOUT="0.2")
@@ -105,13 +107,44 @@ async def test_a_waiter_reports_while_it_waits_and_goes_on_when_its_turn_comes(e
     assert "waiting for the migration of schema 'shop'; the lock is held by pid" in heard[0]
 
 
-async def test_a_schema_does_not_wait_for_another(engine: AsyncEngine) -> None:
-    async with (
-        engine.connect() as holder,
-        migration_lock(await driver_connection(holder), schema="first", timeout_seconds=1),
-    ):
-        assert await migrate.upgrade(engine, schema="second", settings=IMPATIENT)
-        assert await migrate.upgrade(engine, schema="First", settings=IMPATIENT)
+_WAIT_IN_FIRST = """
+CREATE FUNCTION public.wait_in_first() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (
+        SELECT 1 FROM pg_event_trigger_ddl_commands() WHERE object_identity = 'first.term_statistics'
+    ) THEN
+        PERFORM pg_advisory_xact_lock(4711);
+    END IF;
+END $$
+"""
+
+
+async def test_a_schema_does_not_wait_for_another(url: str, engine: AsyncEngine) -> None:
+    await execute(
+        engine,
+        _WAIT_IN_FIRST,
+        "CREATE EVENT TRIGGER waits ON ddl_command_end WHEN TAG IN ('CREATE TABLE') "
+        "EXECUTE FUNCTION public.wait_in_first()",
+    )
+
+    async def is_inside_a_revision() -> bool:
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = 4711"
+        return bool(await fetch(engine, waiting))
+
+    async with engine.connect() as gate:
+        await gate.exec_driver_sql("SELECT pg_advisory_lock(4711)")
+        first = alembic("upgrade", "heads", url=url, schema="first", LLMSTACK_DDL_LOCK_TIMEOUT="60")
+        await until(is_inside_a_revision)
+        for schema in ("second", "First"):
+            other = alembic("upgrade", "heads", url=url, schema=schema, LLMSTACK_MIGRATION_LOCK_TIMEOUT="0.3")
+            status, _, errors = await asyncio.to_thread(finished, other)
+            assert status == 0, errors
+            assert all(module.pending == 0 for module in await migrate.status(engine, schema=schema))
+        assert await is_inside_a_revision()
+        await gate.exec_driver_sql("SELECT pg_advisory_unlock(4711)")
+    status, _, errors = await asyncio.to_thread(finished, first)
+    assert status == 0, errors
+    assert await catalog(engine, "first") == await catalog(engine, "second")
 
 
 async def test_already_at_head_is_answered_without_the_lock(url: str, engine: AsyncEngine) -> None:

@@ -23,13 +23,12 @@ HEAVY = (
 )  # fmt: skip
 SECONDS_OF_OUR_OWN = 0.3
 
-# By the processor's time: what else the machine does meanwhile is not ours.
 _IMPORT = f"""
 import sys, time
 import sqlalchemy.orm, sqlalchemy.ext.asyncio, pydantic_settings
-started = time.process_time()
+worked, started = time.process_time(), time.perf_counter()
 from llmstack import *
-print(time.process_time() - started)
+print(time.process_time() - worked, time.perf_counter() - started)
 print(*(name for name in {HEAVY!r} if name in sys.modules))
 """
 
@@ -83,14 +82,19 @@ def test_every_domain_has_a_door() -> None:
 
 
 def test_importing_llmstack_with_all_its_names_is_quick_and_loads_nothing_heavy() -> None:
-    seconds, loaded = [], set()
+    worked: list[float] = []
+    waited: list[float] = []
+    loaded = set()
     for _ in range(5):
         run = subprocess.run([sys.executable, "-c", _IMPORT], capture_output=True, text=True, check=True)
         took, heavy = run.stdout.splitlines()
-        seconds.append(float(took))
+        for seconds, measured in zip((worked, waited), took.split(), strict=True):
+            seconds.append(float(measured))
         loaded.update(heavy.split())
     assert loaded == set()
-    assert statistics.median(seconds) < SECONDS_OF_OUR_OWN, seconds
+    assert statistics.median(worked) < SECONDS_OF_OUR_OWN, worked
+    # The least: what else the machine does meanwhile is not ours.
+    assert min(waited) < SECONDS_OF_OUR_OWN, waited
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)

@@ -99,6 +99,7 @@ END
         sa.Column("row_count", sa.BigInteger(), nullable=False),
         sa.Column("average_length", sa.REAL(), nullable=False),
         sa.Column("sampled_share", sa.REAL(), nullable=False),
+        sa.Column("changed_rows", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("bm25_k1", sa.REAL(), server_default=sa.text("1.2"), nullable=False),
         sa.Column("bm25_b", sa.REAL(), server_default=sa.text("0.75"), nullable=False),
         sa.Column("bm25_average_length", sa.REAL(), server_default=sa.text("100.0"), nullable=False),

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
+import inspect
+from types import CodeType
+from typing import Any
 
 from llmstack.errors import ValidationError
 
@@ -20,6 +25,47 @@ def custom_pieces(text: str, chunker: Chunker) -> list[ChunkPiece]:
         else:
             pieces.append(_verified(text, given, pieces))
     return pieces
+
+
+def describe_chunker(chunker: Any) -> dict[str, str]:
+    """Its name and a digest of its code, so that another function of the same name is another one."""
+    inner, bound = chunker, []
+    while isinstance(inner, functools.partial):
+        bound.append((inner.args, tuple(sorted(inner.keywords.items()))))
+        inner = inner.func
+    named = inner if hasattr(inner, "__qualname__") else type(inner)
+    module = getattr(named, "__module__", None) or "builtins"
+    described = {"strategy": f"{module}.{named.__qualname__}"}
+    function = inner if hasattr(inner, "__code__") else inspect.getattr_static(type(inner), "__call__", None)
+    if (code := getattr(function, "__code__", None)) is None and not bound:
+        return described
+    cells = getattr(function, "__closure__", None) or ()
+    given = (getattr(function, "__defaults__", None), tuple(map(_content, cells)), tuple(bound))
+    return {**described, "code": hashlib.sha256(_stable((code, given)).encode()).hexdigest()[:16]}
+
+
+def _content(cell: Any) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        # A name that is bound later.
+        return None
+
+
+def _stable(value: object) -> str:
+    """A text that is equal in every process for equal code and constants."""
+    if isinstance(value, CodeType):
+        return _stable((value.co_code, value.co_names, value.co_consts))
+    if isinstance(value, tuple):
+        return f"({','.join(map(_stable, value))})"
+    if isinstance(value, frozenset):
+        return f"{{{','.join(sorted(map(_stable, value)))}}}"
+    if isinstance(value, str | bytes | int | float | complex | None):
+        return repr(value)
+    if (code := getattr(value, "__code__", None)) is not None:
+        return _stable(code)
+    # What may change from call to call says nothing.
+    return type(value).__qualname__
 
 
 def _located(text: str, content: str, before: list[ChunkPiece]) -> ChunkPiece:

@@ -46,6 +46,7 @@ def create_documents() -> None:
     )
     op.create_index("ix_documents_owner_id_language", "documents", ["owner_id", "language"])
     op.create_index("ix_documents_owner_id_document_date", "documents", ["owner_id", "document_date"])
+    op.create_index("ix_documents_owner_id_created_at_id", "documents", ["owner_id", "created_at", "id"])
     op.create_index(
         "ix_documents_metadata",
         "documents",
@@ -158,7 +159,11 @@ CREATE TABLE chunk_embeddings (
             ["space_id"], ["embedding_spaces.id"], name="fk_embedding_jobs_space_id_embedding_spaces"
         ),
     )
-    op.create_index("ix_embedding_jobs_space_id_leased_until", "embedding_jobs", ["space_id", "leased_until"])
+    op.create_index(
+        "ix_embedding_jobs_space_id_attempts_leased_until",
+        "embedding_jobs",
+        ["space_id", "attempts", "leased_until"],
+    )
 
 
 @scoped

@@ -11,9 +11,8 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from llmstack.db import CorpusStatistics, Database, Service
+from llmstack.db import CorpusStatistics, Database, Service, translate
 from llmstack.db.database import Isolation
-from llmstack.db import translate
 from llmstack.db.translate import RETRYABLE, sqlstate, translating, violated_constraint
 from llmstack.errors import Conflict
 from llmstack.settings import Settings

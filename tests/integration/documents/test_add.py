@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import datetime as dt
+import random
+import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -24,7 +27,8 @@ from document_support import (
 
 from llmstack import LLMStack
 from llmstack.db import copy as copy_module
-from llmstack.documents import Chunk, ChunkEmbedding, ChunkingConfig, EmbeddingJob, TextNotKept
+from llmstack.documents import Chunk, ChunkEmbedding, ChunkingConfig, EmbeddingJob, TextNotKept, ingestion, writer
+from llmstack.embeddings import CallableEmbedder
 from llmstack.errors import EmbeddingError
 
 SMALL = ChunkingConfig(chunk_size=40, overlap=0, parent_size=80)
@@ -48,7 +52,7 @@ async def test_a_new_document_is_stored_with_its_text_chunks_and_vectors(stack: 
     assert (result.chunks_kept, result.chunks_deleted, result.embeddings_pending) == (0, 0, 0)
     assert result.chunks_created == await counted(stack, Chunk)
     assert result.embeddings_created == await counted(stack, ChunkEmbedding) > 3
-    assert result.elapsed > dt.timedelta(0)
+    assert (result.is_new, result.elapsed > dt.timedelta(0)) == (True, True)
     stored = result.document
     assert stored is not None
     assert (stored.owner_id, stored.id_at_origin, stored.name) == ("acme", "trees.md", "Trees")
@@ -268,6 +272,19 @@ async def test_a_text_that_was_not_kept_cannot_be_cut_anew(make_stack: MakeStack
     assert (await add(stack, "it", "a lonely giraffe")).unchanged
 
 
+async def test_a_text_that_was_not_kept_is_kept_when_it_is_added_again(make_stack: MakeStack, words: Words) -> None:
+    without, keeping = make_stack(keep_text=False), make_stack()
+    first = await add(without, "it", "a lonely giraffe")
+    assert first.document is not None
+    again = await add(keeping, "it", "a lonely giraffe")
+    assert (again.unchanged, again.is_new, again.chunks_kept, again.chunks_created) == (False, False, 1, 0)
+    assert await keeping.documents.text(owner_id="acme", document_id=first.document.id) == "a lonely giraffe"
+    assert len(words.texts) == 1
+    assert (await add(keeping, "it", "a lonely giraffe")).unchanged
+    assert (await add(without, "it", "a lonely giraffe")).unchanged
+    assert (await keeping.documents.rechunk(owner_id="acme", document_id=first.document.id)).error is None
+
+
 async def test_cutting_anew_never_undoes_a_change_made_meanwhile(stack: LLMStack, words: Words) -> None:
     first = await add(stack, "it", paragraphs("apple", "birch"), document_type="markdown", chunking="none")
     assert first.document is not None
@@ -365,3 +382,66 @@ async def test_a_document_is_one_transaction_in_however_many_statements(
     assert {chunk.created_at for chunk in chunks} == {result.document.created_at}
     assert result.embeddings_created == await counted(stack, ChunkEmbedding)
     assert await half_documents(stack) == []
+
+
+async def test_another_function_of_the_same_name_cuts_the_text_anew(stack: LLMStack) -> None:
+    await add(stack, "it", "one two\nthree", chunking=lambda text: text.splitlines())
+    result = await add(stack, "it", "one two\nthree", chunking=lambda text: text.split())
+    assert await contents(stack, result) == ["one", "two", "three"]
+    assert (await add(stack, "it", "one two\nthree", chunking=lambda text: text.split())).unchanged
+
+
+async def test_a_result_says_whether_the_document_is_new(stack: LLMStack) -> None:
+    first = await add(stack, "it", "one")
+    replaced = await add(stack, "it", "two")
+    unchanged = await add(stack, "it", "two")
+    assert [result.is_new for result in (first, replaced, unchanged)] == [True, False, False]
+    assert first.document is not None
+    await stack.documents.delete(owner_id="acme", document_id=first.document.id)
+    assert (await add(stack, "it", "two")).is_new
+    await stack.documents.delete(owner_id="acme", document_id=first.document.id)
+    assert (await add(stack, "it", "three")).is_new
+
+
+async def test_the_time_that_the_embedder_takes_is_part_of_what_is_measured(stack: LLMStack, words: Words) -> None:
+    async def slowly(texts: list[str]) -> None:
+        await asyncio.sleep(0.2)
+
+    words.before = slowly
+    started = time.monotonic()
+    result = await add(stack, "it", "a lonely giraffe")
+    ended = time.monotonic()
+    # A sleep may end a clock's tick early.
+    assert 0.19 <= result.elapsed.total_seconds() <= ended - started
+
+
+async def test_the_vectors_of_a_large_document_wait_in_four_bytes_a_number(
+    make_stack: MakeStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def wide(texts: list[str]) -> list[list[float]]:
+        asked.extend(texts)
+        return [[1.0 + random.random() for _ in range(1000)] for _ in texts]
+
+    embedder = CallableEmbedder(wide, name="wide", dimensions=1000)
+    stack = make_stack(embedder=embedder, embedding_batch_size=10, embedding_concurrency=1)
+    await add(stack, "first")
+    held: list[int] = []
+    write = writer.write_documents
+
+    async def measured(*given: Any, **more: Any) -> Any:
+        held.append(tracemalloc.get_traced_memory()[0])
+        return await write(*given, **more)
+
+    monkeypatch.setattr(ingestion, "write_documents", measured)
+    text = " ".join(f"w{number} same" for number in range(400))
+    tracemalloc.start()
+    try:
+        result = await add(stack, "it", text, chunking=str.split)
+    finally:
+        tracemalloc.stop()
+    assert result.embeddings_created == await counted(stack, ChunkEmbedding) - 1 == 800
+    # Lists of floats would take 13 MB.
+    assert 401 * 4_000 < held[0] < 6_000_000
+    assert len(asked) == len(set(asked)) == 402

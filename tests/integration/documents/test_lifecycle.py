@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from document_support import Words, add, added, counted, document, found, paragraphs
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from llmstack import LLMStack
 from llmstack.documents import (
@@ -18,6 +18,7 @@ from llmstack.documents import (
     Document,
     DocumentFilter,
     EmbeddingJob,
+    repository,
 )
 from llmstack.errors import ValidationError
 
@@ -196,3 +197,29 @@ async def test_a_document_of_more_chunks_than_a_statement_takes_parameters_lives
     assert await stack.documents.restore(**key) == 1
     shorter = await add(stack, "it", "one three", chunking=str.split)
     assert (shorter.chunks_created, shorter.chunks_kept, shorter.chunks_deleted) == (1, 1, 32_992)
+
+
+async def test_however_many_are_deleted_few_ids_are_held_at_a_time(
+    stack: LLMStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await added(stack, [document(f"d{n}", "one two three", chunking=str.split) for n in range(20)])
+    await stack.documents.settle()
+    monkeypatch.setattr(repository, "DOCUMENTS_AT_ONCE", 3)
+    monkeypatch.setattr(repository, "STATEMENT_ROWS", 4)
+    longest = 0
+
+    def measure(*given: Any) -> None:
+        nonlocal longest
+        longest = max([longest, *(len(value) for value in given[3] if isinstance(value, list))])
+
+    engine = stack.database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", measure)
+    try:
+        where = DocumentFilter(metadata={"absent": {"$exists": False}})
+        assert await stack.documents.delete_many(owner_id="acme", where=where) == 20
+        assert await found(stack, "two", mode="text") == await found(stack, "two", mode="vector") == []
+        assert await stack.documents.purge(owner_id="acme") == 20
+    finally:
+        event.remove(engine, "before_cursor_execute", measure)
+    assert longest == 4
+    assert [await counted(stack, model) for model in (Document, Chunk, ChunkEmbedding)] == [0, 0, 0]

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from document_support import MakeStack, Words, add, added, contents, document, found, paragraphs
+from sqlalchemy import event, text
+from sqlalchemy.dialects import postgresql
 
 from llmstack import LLMStack
 from llmstack.documents import (
@@ -20,8 +22,10 @@ from llmstack.documents import (
     DocumentFilter,
     DocumentNotFound,
     DocumentRepository,
+    queries,
 )
 from llmstack.errors import ValidationError
+from llmstack.settings import Settings
 
 SMALL = ChunkingConfig(chunk_size=40, overlap=0, parent_size=80)
 
@@ -308,3 +312,75 @@ async def test_a_repository_works_in_the_callers_transaction(stack: LLMStack) ->
             await documents.get(owner_id="acme", document_id=document_id)
         await session.rollback()
     assert (await stack.documents.get(owner_id="acme", document_id=document_id)).deleted_at is None
+
+
+async def test_the_default_page_is_read_in_the_order_of_an_index(stack: LLMStack) -> None:
+    statement = """
+        INSERT INTO llmstack.documents (id, owner_id, id_at_origin, name, document_type, language,
+            content_hash, content_bytes, chunking, created_at)
+        SELECT gen_random_uuid(), 'owner' || n % 2, n, 'many', 'text', 'english', '', 0, '{}',
+            now() - n * interval '1 second'
+        FROM generate_series(1, 10000) AS n
+    """
+    page = queries.page_of_documents(
+        "owner1", DocumentFilter(), order_by="created_at", descending=True, limit=50, cursor=None, deleted=False
+    )
+    explained = page.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})  # type: ignore[no-untyped-call]
+    async with stack.service.session() as session:
+        await session.execute(text(statement))
+        await session.execute(text("ANALYZE llmstack.documents"))
+        plan = "\n".join(await session.scalars(text(f"EXPLAIN {explained}".replace(":", "\\:"))))
+    assert "Index Scan Backward using ix_documents_owner_id_created_at_id" in plan
+
+
+async def test_a_text_is_read_in_one_statement_so_that_no_purge_comes_between(stack: LLMStack) -> None:
+    result = await add(stack, "it", "a lonely giraffe")
+    assert result.document is not None
+    await stack.documents.settle()
+    seen: list[str] = []
+
+    def note(*given: Any) -> None:
+        seen.append(given[2])
+
+    engine = stack.database.engine.sync_engine
+    async with stack.service.session() as session:
+        documents = DocumentRepository(session)
+        event.listen(engine, "before_cursor_execute", note)
+        try:
+            assert await documents.text(owner_id="acme", document_id=result.document.id) == "a lonely giraffe"
+        finally:
+            event.remove(engine, "before_cursor_execute", note)
+        await stack.documents.delete(owner_id="acme", document_id=result.document.id)
+        with pytest.raises(DocumentNotFound):
+            await documents.text(owner_id="acme", document_id=result.document.id)
+    assert len(seen) == 1
+
+
+async def test_a_repository_reads_the_environment_once(stack: LLMStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with stack.service.session() as session:
+        DocumentRepository(session)
+        monkeypatch.setenv("LLMSTACK_MAX_METADATA_BYTES", "not a number")
+        DocumentRepository(session)
+        with pytest.raises(ValueError, match="max_metadata_bytes"):
+            Settings()
+
+
+async def test_search_finds_what_is_dated_from_and_to_and_nothing_else(stack: LLMStack) -> None:
+    moments = [dt.datetime(2024, month, 1, tzinfo=dt.UTC) for month in (1, 2, 3)]
+    dated = [document(f"m{moment.month}", "same words", document_date=moment) for moment in moments]
+    await added(stack, [*dated, document("undated", "same words")])
+    second = dt.timedelta(seconds=1)
+    expected: list[tuple[dict[str, Any], list[str]]] = [
+        ({}, ["m1", "m2", "m3", "undated"]),
+        ({"date_from": moments[1]}, ["m2", "m3"]),
+        ({"date_from": moments[1] + second}, ["m3"]),
+        ({"date_to": moments[1]}, ["m1", "m2"]),
+        ({"date_to": moments[1] - second}, ["m1"]),
+        ({"date_from": moments[1], "date_to": moments[1]}, ["m2"]),
+        ({"date_from": moments[2] + second}, []),
+        ({"date_to": moments[0] - second}, []),
+        ({"date_from": moments[2], "date_to": moments[0]}, []),
+    ]
+    for mode in ("text", "vector", "hybrid"):
+        for dates, origins in expected:
+            assert await found(stack, "words", mode=mode, **dates) == origins, (mode, dates)

@@ -1,12 +1,16 @@
-"""BM25 weights follow the corpus' average length."""
+"""Statistics and BM25 weights follow the corpus, whoever changes it."""
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+import pytest
+from document_support import MakeStack, added, document
+from sqlalchemy import func, select, text
 
 from llmstack import LLMStack
 from llmstack.db import CorpusStatistics
 from llmstack.documents import Chunk
+from llmstack.errors import StatementTimeout
+from llmstack.search import refresh_statistics
 
 
 async def weighed_by(stack: LLMStack) -> set[float]:
@@ -41,3 +45,77 @@ async def test_reweigh_gives_every_row_the_measured_average_and_then_finds_nothi
     assert await weighed_by(stack) == {measured}
     assert rows == 6
     assert await stack.documents.reweigh() == 0
+
+
+async def recorded(stack: LLMStack) -> tuple[int, int]:
+    async with stack.service.session() as session:
+        row = (await session.execute(select(CorpusStatistics.row_count, CorpusStatistics.changed_rows))).one()
+        return row.row_count, row.changed_rows
+
+
+async def test_processes_that_each_change_too_little_refresh_the_statistics_together(make_stack: MakeStack) -> None:
+    first, second = make_stack(), make_stack()
+    await added(first, [document(f"d{number}") for number in range(100)])
+    await first.documents.settle()
+    await first.documents.refresh_statistics()
+    assert await recorded(first) == (100, 0)
+    await added(first, [document(f"a{number}") for number in range(15)])
+    await first.documents.settle()
+    assert await recorded(first) == (100, 15)
+    await added(second, [document(f"b{number}") for number in range(5)])
+    await second.documents.settle()
+    assert await recorded(second) == (100, 20)
+    await added(second, [document("one more")])
+    await second.documents.settle()
+    assert await recorded(second) == (121, 0)
+
+
+async def test_what_is_changed_during_a_refresh_counts_for_the_next(make_stack: MakeStack) -> None:
+    first, second = make_stack(), make_stack()
+    await added(first, [document(f"d{number}") for number in range(100)])
+    await first.documents.settle()
+    await first.documents.refresh_statistics()
+    async with first.service.session() as session:
+        statement = text("UPDATE llmstack.corpus_statistics SET changed_rows = changed_rows + 7")
+        await session.execute(statement)
+        await session.commit()
+    async with first.service.session() as session:
+        begun = await session.scalar(select(CorpusStatistics.changed_rows))
+        await added(second, [document("meanwhile")])
+        assert await refresh_statistics(session, model=Chunk, corpus="documents") is not None
+        # The row is free for others until the end of a refresh, and then counts what it did not see.
+        await session.commit()
+    assert begun == 7
+    await second.documents.settle()
+    assert await recorded(first) == (101, 1)
+
+
+async def test_a_refresh_takes_its_time_and_gives_the_time_limit_back(stack: LLMStack) -> None:
+    await stack.documents.add(owner_id="ann", id_at_origin="it", content="kettle")
+    await stack.documents.settle()
+    many = """
+        INSERT INTO llmstack.chunks (id, owner_id, document_id, position, content, token_count, start_offset,
+            end_offset, content_hash)
+        SELECT gen_random_uuid(), 'ann', d.id, n, (SELECT string_agg('w' || n % 50 || 'x' || m, ' ')
+            FROM generate_series(1, 100) AS m), 1, 0, 0, n::text::bytea
+        FROM llmstack.documents AS d, generate_series(10, 1500) AS n
+    """
+    limit = text("SELECT set_config('statement_timeout', '50ms', true)")
+    async with stack.service.session() as session:
+        await session.execute(text(many))
+        await session.commit()
+        await session.execute(limit)
+        found = await refresh_statistics(session, model=Chunk, corpus="documents")
+        assert await session.scalar(text("SHOW statement_timeout")) == "50ms"
+        await session.commit()
+    assert found is not None
+    assert found.row_count == 1492
+    counted = "SELECT count(*) FROM ts_stat('SELECT search_vector FROM llmstack.chunks')"
+
+    async def count_in_time() -> None:
+        async with stack.service.session() as session:
+            await session.execute(limit)
+            await session.scalar(text(counted))
+
+    with pytest.raises(StatementTimeout):
+        await count_in_time()

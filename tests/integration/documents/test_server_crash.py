@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 from document_support import Words, added, counted, document, found, half_documents
+from sqlalchemy import text
 
 from llmstack import LLMStack
 from llmstack.db.embedded import EmbeddedServer, start
@@ -16,6 +18,13 @@ from llmstack.documents import AddResult, ChunkEmbedding, Document, DocumentInpu
 from llmstack.errors import DatabaseUnavailable
 
 DOCUMENTS = 400
+
+SLEEPS_IN_DOCUMENT_50 = (
+    "CREATE FUNCTION llmstack.sleep() RETURNS trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN PERFORM pg_sleep(50); RETURN new; END $$",
+    "CREATE TRIGGER sleep BEFORE INSERT ON llmstack.chunks FOR EACH ROW "
+    "WHEN (new.content = 'document50 passage2') EXECUTE FUNCTION llmstack.sleep()",
+)
 
 
 def inputs() -> Iterator[DocumentInput]:
@@ -60,6 +69,46 @@ async def test_after_a_kill_every_document_is_whole_or_absent_and_the_run_can_be
         assert await counted(stack, Document) == DOCUMENTS
         assert await counted(stack, ChunkEmbedding) == 5 * DOCUMENTS
         assert await found(stack, "document77", mode="text") == ["d77"]
+
+
+async def test_a_kill_inside_a_write_transaction_leaves_nothing_of_it(
+    server: EmbeddedServer, words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 20)
+    async with LLMStack.open(server.url, embedder=words.embedder()) as stack:
+        async with stack.service.session() as session:
+            for statement in SLEEPS_IN_DOCUMENT_50:
+                await session.execute(text(statement))
+            await session.commit()
+        writing = asyncio.create_task(added(stack, inputs()))
+        await asyncio.wait_for(_asleep_in_a_copy(stack), 30)
+        kill(server)
+        with pytest.raises(DatabaseUnavailable):
+            await writing
+        again = start(server.data_dir, announce=False)
+        try:
+            async with LLMStack.open(server.url, embedder=words.embedder()) as restarted:
+                page = await restarted.documents.list(owner_id="acme", limit=1000)
+                assert {item.id_at_origin for item in page.items} == {f"d{number}" for number in range(40)}
+                await _check(restarted, set())
+                async with restarted.service.session() as session:
+                    await session.execute(text("DROP TRIGGER sleep ON llmstack.chunks"))
+                    await session.commit()
+            results = await _repeated(stack)
+            assert {result.error for result in results} == {None}
+            assert sum(result.unchanged for result in results) == 40
+            assert await counted(stack, ChunkEmbedding) == 5 * DOCUMENTS
+        finally:
+            again.release()
+
+
+async def _asleep_in_a_copy(stack: LLMStack) -> None:
+    asleep = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE 'COPY%'")
+    while True:
+        async with stack.service.session() as session:
+            if await session.scalar(asleep):
+                return
+        await asyncio.sleep(0.02)
 
 
 async def _run_until_killed(stack: LLMStack, server: EmbeddedServer, *, after: int) -> set[str]:

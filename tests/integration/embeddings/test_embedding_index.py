@@ -9,11 +9,14 @@ import pytest
 from embedding_support import Counting, add_chunks, service_with, vector_of
 from sqlalchemy import Float, literal, select, text, update
 
-from llmstack.db import Service
+from llmstack.db import Database, Service
+from llmstack.db.locks import lock_key
 from llmstack.db.migrate import upgrade
 from llmstack.documents.models import ChunkEmbedding
 from llmstack.embeddings import EmbeddingService, EmbeddingSpace, column_of
-from llmstack.errors import ConfigurationError
+from llmstack.embeddings.index import SpaceIndex
+from llmstack.errors import ConfigurationError, MigrationLockTimeout
+from llmstack.settings import Settings
 
 
 @pytest.fixture
@@ -86,6 +89,26 @@ async def test_builders_at_the_same_time_build_each_index_once(
     built = await asyncio.gather(embeddings.build_index(), embeddings.build_index())
     assert sorted(map(len, built)) == [0, 16]
     assert all((await _indexes(llmstack_service)).values())
+
+
+async def test_a_builder_waits_for_another_no_longer_than_it_may_and_says_for_whom(
+    llmstack_service: Service, embeddings: EmbeddingService, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"ix_chunk_embeddings_s{(await embeddings.space()).id}"
+    impatient = Database(engine=llmstack_service.database.engine, settings=Settings(migration_lock_timeout=0.3))
+    async with llmstack_service.session() as session:
+        space = (await session.scalars(select(EmbeddingSpace))).one()
+    index = SpaceIndex(impatient.service(), "chunk_embeddings", space)
+    async with llmstack_service.engine.connect() as holder:
+        database = await holder.scalar(text("SELECT current_database()"))
+        key = lock_key(database=str(database), schema=f"llmstack\0{name}")
+        pid = await holder.scalar(text("SELECT pg_backend_pid() FROM pg_advisory_lock(:key)"), {"key": key})
+        said = f"the build of index '{name}' in schema 'llmstack'; the lock is held by pid {pid}, "
+        with pytest.raises(MigrationLockTimeout, match=f"waited 0.3 s for {said}"):
+            await index.build()
+        assert f"waiting for {said}" in caplog.text
+        await holder.invalidate()
+    assert len(await index.build()) == 16
 
 
 async def test_an_invalid_leftover_is_dropped_and_rebuilt(

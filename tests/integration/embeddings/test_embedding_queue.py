@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from embedding_support import (
+    TABLE,
     Counting,
     add_chunks,
     count_of,
@@ -16,11 +20,12 @@ from embedding_support import (
     service_with,
     vector_of,
 )
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ClauseElement, delete, func, select, text, update
 
 from llmstack.db import Service
 from llmstack.documents.models import Chunk, ChunkEmbedding, EmbeddingJob
 from llmstack.embeddings import PendingCounts, ProcessResult
+from llmstack.embeddings.queue import claim
 
 
 async def test_processing_stores_the_vector_of_every_waiting_row_and_empties_the_queue(
@@ -111,6 +116,35 @@ async def test_a_failed_job_waits_longer_each_time_and_is_set_aside_at_last(
     assert await embeddings.retry_set_aside(owner_id="another") == 0
     assert await embeddings.retry_set_aside() == 1
     assert await embeddings.pending() == PendingCounts(waiting=1, leased=0, set_aside=0)
+
+
+async def test_a_claim_does_not_read_what_is_set_aside(llmstack_service: Service) -> None:
+    embeddings = service_with(llmstack_service, Counting())
+    await add_chunks(llmstack_service, [f"chunk {number}" for number in range(3000)])
+    await embeddings.backfill()
+    statement = claim(TABLE, await embeddings.space(), owner_id=None, limit=10, lease=300.0, attempts=5)
+    assert isinstance(statement, ClauseElement)
+    engine = llmstack_service.engine.sync_engine
+    sql = statement.compile(engine, compile_kwargs={"literal_binds": True}, schema_translate_map=None)
+    async with llmstack_service.session() as session:
+        waiting = select(EmbeddingJob.chunk_id).order_by(EmbeddingJob.chunk_id).limit(5)
+        aside = update(EmbeddingJob).where(EmbeddingJob.chunk_id.not_in(waiting))
+        await session.execute(aside.values(attempts=5))
+        await session.execute(text("ANALYZE llmstack.embedding_jobs"))
+        explain = text(
+            "EXPLAIN (ANALYZE, FORMAT JSON) " + re.sub(r"(?<!:):(?!:)", r"\:", str(sql).replace("::", "\\:\\:"))
+        )
+        (plan,) = (await session.execute(explain)).scalar_one()
+        await session.rollback()
+    assert max(_rows_read(plan["Plan"], "embedding_jobs")) <= 10
+
+
+def _rows_read(plan: dict[str, Any], table: str) -> Iterator[float]:
+    """For each scan of the table: the rows that it gave or threw away."""
+    if plan.get("Relation Name") == table and "Scan" in plan["Node Type"]:
+        yield (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)) * plan["Actual Loops"]
+    for child in plan.get("Plans", ()):
+        yield from _rows_read(child, table)
 
 
 async def test_an_embedder_that_is_out_of_order_costs_few_calls_and_few_attempts(

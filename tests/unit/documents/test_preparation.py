@@ -2,6 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -190,3 +196,51 @@ def test_a_text_over_the_limit_is_refused_before_it_is_cut() -> None:
     given = dataclasses.replace(GIVEN, content="x" * 101, chunking=never)
     with pytest.raises(ValidationError, match="max_text_bytes"):
         prepare(given, Settings(max_text_bytes=100))
+
+
+def cut_at(separator: str) -> Callable[[str], list[str]]:
+    return lambda content: content.split(separator)
+
+
+class Cutter:
+    """A chunker that is an object."""
+
+    def __call__(self, content: str) -> list[str]:
+        return content.split()
+
+
+def test_functions_are_told_apart_by_what_they_do() -> None:
+    chunkers: list[Any] = [
+        lambda content: content.split(),
+        lambda content: content.splitlines(),
+        lambda content: [piece for piece in content.split() if piece in {"a", "few", "words"}],
+        cut_at(" "),
+        cut_at("e"),
+        functools.partial(str.split, sep=" "),
+        functools.partial(str.split, sep="e"),
+        str.split,
+        str.splitlines,
+        Cutter(),
+    ]
+    described = [json.dumps(prepared(chunking=chunker).chunking) for chunker in chunkers]
+    assert len(set(described)) == len(chunkers)
+    assert described == [json.dumps(prepared(chunking=chunker).chunking) for chunker in chunkers]
+    assert prepared(chunking=cut_at(" ")).chunking == prepared(chunking=cut_at(" ")).chunking
+    assert prepared(chunking=Cutter()).chunking["strategy"] == f"{__name__}.Cutter"
+
+
+def test_a_function_is_described_alike_in_every_process() -> None:
+    program = (
+        "from llmstack.documents.chunking.custom import describe_chunker\n"
+        "print(describe_chunker(lambda text: [[p for p in text.split() if p in {'a', 'b', 'c'}] for _ in 'x']))"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(said) == 1

@@ -105,6 +105,21 @@ def test_html_becomes_markdown_without_scripts_and_navigation(write: Writer) -> 
     assert (source.title, source.language, source.document_type) == ("My page", "de", "html")
 
 
+NESTED = "<div>" * 3000 + "deep" + "</div>" * 3000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("a.html", NESTED, "HTML"),
+        ("a.eml", f"From: a@example.org\nSubject: S\nContent-Type: text/html\n\n{NESTED}", "mail"),
+    ],
+)
+def test_a_page_nested_too_deeply_is_named_with_the_reason(write: Writer, name: str, content: str, kind: str) -> None:
+    with pytest.raises(ValidationError, match=rf"{name} is not a readable {kind} file: it is nested too deeply"):
+        read_file(write(name, content))
+
+
 def test_html_without_a_title_takes_its_first_heading(write: Writer) -> None:
     assert read_file(write("a.htm", "<h1>Rules</h1><p>text</p>")).title == "Rules"
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -84,6 +87,33 @@ def _embedder(provider: Provider, **options: Any) -> LiteLLMEmbedder:
 
 async def _embed(embedder: LiteLLMEmbedder, texts: list[str], **settings: Any) -> list[list[float]]:
     return await embed_all(embedder, texts, kind="document", settings=Settings(**settings))
+
+
+_FIRST_CALL = """
+import asyncio, sys, time
+from llmstack.embeddings import LiteLLMEmbedder
+
+async def main():
+    embedder = LiteLLMEmbedder("openai/some-model", api_base=sys.argv[1], api_key="sk-0123456789abcdef")
+    assert "litellm" not in sys.modules
+    calls = asyncio.gather(embedder.embed(["a"]), embedder.embed(["bb"]))
+    ticks = []
+    while "litellm.main" not in sys.modules and not calls.done():
+        ticks.append(time.monotonic())
+        await asyncio.sleep(0.01)
+    assert [len(vectors) for vectors in await calls] == [1, 1]
+    print(len(ticks))
+
+asyncio.run(main())
+"""
+
+
+async def test_the_first_calls_do_not_hold_up_the_event_loop_while_litellm_is_imported(provider: Provider) -> None:
+    command = [sys.executable, "-c", _FIRST_CALL, provider.url]
+    run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    # An import in the event loop leaves it no turn; in a thread it has one every few hundredths of a second.
+    assert int(run.stdout.split()[-1]) > 10
 
 
 async def test_vectors_come_in_the_order_of_the_texts(provider: Provider) -> None:
