@@ -67,7 +67,7 @@ def matrix(session: nox.Session, sqlalchemy: str, postgres: str) -> None:
 @nox.session
 def floor(session: nox.Session) -> None:
     """Run the tests on the oldest SQLAlchemy that is supported."""
-    session.install("-e", ".[all]", *TEST_TOOLS, *LINT_TOOLS, "hatchling", "build", "sqlalchemy[asyncio]==2.0.40")
+    session.install("-e", ".[all]", *TEST_TOOLS, *LINT_TOOLS, "hatchling", "build", "sqlalchemy[asyncio]==2.0.53")
     session.run("pytest", *(session.posargs or ("tests/unit", "tests/integration")))
 
 
