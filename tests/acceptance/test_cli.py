@@ -82,7 +82,7 @@ def test_without_its_packages_it_says_what_to_install(package: str) -> None:
         (["ingest", ".", "--owner", "a", "--chunking", "random"], "'random' is unknown"),
         (["ingest", ".", "--owner", "a", "--metadata", "team"], "is not KEY=VALUE"),
         (["migrate", "--module", "poems"], "there is no module 'poems'"),
-        (["migrate", "status", "--data-dir", "/tmp/x", "--url", "postgresql:///x"], "not both"),
+        (["migrate", "status", "--data-dir", "folder", "--url", "postgresql:///x"], "not both"),
         (["migrate", "--module", "documents", "sql"], "give --module after 'sql'"),
         (["doctor", "--no-such-option"], "No such option"),
     ],
