@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, object_mapper
 from sqlalchemy.sql.functions import Function
 from sqlalchemy.sql.schema import MetaData, Table
 
@@ -86,10 +87,20 @@ def _refuse_second_map(session: Session, schema: str) -> None:
 def _check_statement(state: ORMExecuteState) -> None:
     schema = _maps_us(state.execution_options)
     if schema is None and state.bind_mapper is not None and _is_ours(state.bind_mapper.local_table):
-        bind = state.session.get_bind(**state.bind_arguments)
-        schema = _maps_us(bind.get_execution_options()) or SCHEMA_TOKEN
+        schema = _mapped_by(state.session.get_bind(**state.bind_arguments))
     if schema is not None:
         _refuse_second_map(state.session, schema)
+
+
+@event.listens_for(Session, "before_flush")
+def _check_flush(session: Session, context: Any, instances: Any) -> None:
+    for mapper in {object_mapper(item) for item in chain(session.new, session.dirty, session.deleted)}:
+        if _is_ours(mapper.local_table):
+            _refuse_second_map(session, _mapped_by(session.get_bind(mapper)))
+
+
+def _mapped_by(bind: Any) -> str:
+    return _maps_us(bind.get_execution_options()) or SCHEMA_TOKEN
 
 
 def _is_ours(table: Any) -> bool:

@@ -22,12 +22,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from ..db.base import Base, Identified, Timestamped
 from ..embeddings.models import EmbeddingJobMixin, EmbeddingMixin, EmbeddingSpace
 from ..search.columns import SearchableMixin, search_index
-
-DOCUMENT_TYPES = (
-    "pdf", "markdown", "code", "text", "html", "docx", "email", "report", "chat", "presentation",
-    "legal_document", "technical_doc", "business_report", "unknown",
-)  # fmt: skip
-EMBEDDING_PARTITIONS = 16
+from .chunking import DOCUMENT_TYPES
 
 
 class Document(Identified, Timestamped, Base):

@@ -21,7 +21,6 @@ from .service import SpaceStatus as SpaceStatus
 from .spaces import Space as Space
 from .spaces import SpaceRepository as SpaceRepository
 from .vectors import column_of as column_of
-from .vectors import to_text as to_text
 
 __all__ = [
     "CallableEmbedder",
@@ -43,5 +42,4 @@ __all__ = [
     "column_of",
     "default_embedder",
     "embed_all",
-    "to_text",
 ]

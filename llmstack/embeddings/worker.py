@@ -12,13 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.database import Service
 from ..errors import EmbeddingError
+from ..search.vectors import vector_text
 from ..settings import Settings
 from . import queue
 from .batches import embed_all
 from .protocol import Embedder
 from .queue import Claim, EmbeddedTable
 from .spaces import Space
-from .vectors import to_text
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
@@ -157,7 +157,7 @@ class Run:
 
     async def _store(self, session: AsyncSession, outcome: _Outcome) -> int:
         claims = [claim for claim, _ in outcome.done]
-        texts = [to_text(vector) for _, vector in outcome.done]
+        texts = [vector_text(vector) for _, vector in outcome.done]
         await session.execute(queue.lock_rows(self.table, claims))
         stored = await session.scalars(queue.store(self.table, self.space, claims, texts))
         return len(stored.all())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,9 +35,15 @@ LARGEST_HALF, LARGEST_SINGLE = 65504.0, 3.4e38
 MAX_EF_SEARCH = 1000
 
 
+@functools.cache
+def _text_format(dimensions: int) -> str:
+    # Nine digits carry any 4-byte float; formatting all at once takes a third of the time of `str`.
+    return "[" + ",".join(["%.9g"] * dimensions) + "]"
+
+
 def vector_text(vector: Sequence[float]) -> str:
-    """The text form of a vector or halfvec."""
-    return "[" + ",".join(map(repr, map(float, vector))) + "]"
+    """The vector as pgvector reads it, exact to 4-byte floats."""
+    return _text_format(len(vector)) % tuple(vector)
 
 
 @dataclass(frozen=True, slots=True)

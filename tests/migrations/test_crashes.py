@@ -4,17 +4,14 @@ import asyncio
 import functools
 import random
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 from migration_support import (
     alembic,
     catalog,
-    empty_database,
     execute,
     fetch,
     finished,
-    make_engine,
     until,
 )
 from sqlalchemy import text
@@ -26,17 +23,6 @@ from llmstack.errors import DatabaseError, DatabaseUnavailable, MigrationError
 from llmstack.settings import Settings
 
 MOMENTS = 10
-
-
-@pytest.fixture
-async def url(llmstack_server_url: str) -> AsyncIterator[str]:
-    async with empty_database(llmstack_server_url) as created:
-        yield created
-
-
-@pytest.fixture
-async def engine(url: str) -> AsyncEngine:
-    return make_engine(url)
 
 
 async def test_a_migration_killed_at_any_moment_is_completed_by_the_next_run(url: str, engine: AsyncEngine) -> None:

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import configparser
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from alembic.util.pyfiles import coerce_resource_to_filename
-from migration_support import alembic, catalog, empty_database, execute, fetch, fill, finished, make_engine
+from migration_support import alembic, catalog, execute, fetch, fill, finished
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -15,17 +14,6 @@ from llmstack.db import migrate
 from llmstack.errors import MigrationError
 
 HOST = Path(__file__).parent / "host_project"
-
-
-@pytest.fixture
-async def url(llmstack_server_url: str) -> AsyncIterator[str]:
-    async with empty_database(llmstack_server_url) as created:
-        yield created
-
-
-@pytest.fixture
-async def engine(url: str) -> AsyncEngine:
-    return make_engine(url)
 
 
 async def host(*arguments: str, url: str) -> str:

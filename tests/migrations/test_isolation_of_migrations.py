@@ -1,26 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
-from migration_support import catalog, empty_database, execute, fetch, make_engine, run_alembic
+from migration_support import catalog, execute, fetch, run_alembic
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from llmstack.db import migrate
 from llmstack.db.autogenerate import target_metadata
 from llmstack.errors import MigrationError
-
-
-@pytest.fixture
-async def url(llmstack_server_url: str) -> AsyncIterator[str]:
-    async with empty_database(llmstack_server_url) as created:
-        yield created
-
-
-@pytest.fixture
-async def engine(url: str) -> AsyncEngine:
-    return make_engine(url)
 
 
 async def occupy(engine: AsyncEngine, schema: str) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from migration_support import catalog, database_url, empty_database, execute, fetch, fill, make_engine, role
+from migration_support import catalog, database_url, execute, fetch, fill, make_engine, role
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -13,17 +13,6 @@ from llmstack.db.extension import require_version
 from llmstack.db.models import CorpusStatistics
 from llmstack.errors import MigrationError
 from llmstack.settings import Settings
-
-
-@pytest.fixture
-async def url(llmstack_server_url: str) -> AsyncIterator[str]:
-    async with empty_database(llmstack_server_url) as created:
-        yield created
-
-
-@pytest.fixture
-async def engine(url: str) -> AsyncEngine:
-    return make_engine(url)
 
 
 @pytest.fixture

@@ -2,14 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 
 import pytest
 from migration_support import (
     REVISIONS,
     alembic,
     catalog,
-    empty_database,
     execute,
     fetch,
     finished,
@@ -27,17 +25,6 @@ from llmstack.settings import Settings
 
 PROCESSES, ROUNDS = 16, 5
 IMPATIENT = Settings(migration_lock_timeout=0.3)
-
-
-@pytest.fixture
-async def url(llmstack_server_url: str) -> AsyncIterator[str]:
-    async with empty_database(llmstack_server_url) as created:
-        yield created
-
-
-@pytest.fixture
-async def engine(url: str) -> AsyncEngine:
-    return make_engine(url)
 
 
 async def test_sixteen_processes_at_once_apply_each_revision_once(url: str, engine: AsyncEngine) -> None:

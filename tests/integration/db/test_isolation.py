@@ -246,3 +246,17 @@ async def test_services_of_one_schema_are_one_object_and_share_the_pool(llmstack
     assert support is llmstack_database.service("support")
     assert support is not llmstack_database.service()
     assert support.engine.sync_engine.pool is llmstack_database.engine.sync_engine.pool
+
+
+async def test_a_flush_through_a_second_map_is_refused(llmstack_database: Database) -> None:
+    await migrate.upgrade(llmstack_database.engine, schema="support")
+    binds: Any = {
+        CorpusStatistics: llmstack_database.service("support").engine,
+        TermStatistics: llmstack_database.engine,
+    }
+    async with AsyncSession(binds=binds) as session:
+        session.add(statistics("a"))
+        await session.flush()
+        session.add(TermStatistics(corpus="a", lexeme="a", document_count=1))
+        with pytest.raises(IsolationError, match="support"):
+            await session.flush()

@@ -11,7 +11,8 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import aliased
 
 from llmstack.documents.models import ChunkEmbedding
-from llmstack.embeddings import Space, column_of, to_text
+from llmstack.embeddings import Space, column_of
+from llmstack.search.vectors import vector_text
 
 
 def _space(storage: str) -> Space:
@@ -20,7 +21,7 @@ def _space(storage: str) -> Space:
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=8))
 def test_the_text_of_a_vector_is_exact_to_four_byte_floats(vector: list[float]) -> None:
-    text = to_text(vector)
+    text = vector_text(vector)
     assert (text[0], text[-1]) == ("[", "]")
     read = [struct.unpack("f", struct.pack("f", float(value)))[0] for value in text[1:-1].split(",")]
     assert read == vector
