@@ -20,6 +20,7 @@ from .records import DocumentStatistics as DocumentStatistics
 from .records import Leg as Leg
 from .records import Page as Page
 from .records import SearchHit as SearchHit
+from .records import SearchHits as SearchHits
 from .repository import DocumentRepository as DocumentRepository
 from .service import DocumentService as DocumentService
 
@@ -43,5 +44,6 @@ __all__ = [
     "Leg",
     "Page",
     "SearchHit",
+    "SearchHits",
     "TextNotKept",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
@@ -92,6 +92,18 @@ class SearchHit:
     end_offset: int
     metadata: Mapping[str, Any]
     parent_content: str | None = None
+
+
+class SearchHits(list[SearchHit]):
+    """The hits of one search, best first, and how they were found.
+
+    `vector_path`: how the vector leg was answered (`exact`, `index`, or `guard` where the index came short and an
+    exact scan replaced it); None without that leg or without hits.
+    """
+
+    def __init__(self, hits: Iterable[SearchHit] = (), *, vector_path: str | None = None) -> None:
+        super().__init__(hits)
+        self.vector_path = vector_path
 
 
 @dataclass(frozen=True, slots=True)

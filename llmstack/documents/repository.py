@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
@@ -24,7 +24,7 @@ from .errors import ChunkNotFound, DocumentNotFound, TextNotKept
 from .models import Chunk, ChunkEmbedding, Document
 from .preparation import MAX_ORIGIN_BYTES, check_id, check_metadata, check_owner
 from .queries import DocumentFilter, OrderBy, any_of, as_uuid, check_limit, check_search, owned
-from .records import DocumentStatistics, Leg, Mode, Page, SearchHit
+from .records import DocumentStatistics, Leg, Mode, Page, SearchHit, SearchHits
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
 DOCUMENTS_AT_ONCE = 1_000
@@ -241,7 +241,7 @@ class DocumentRepository:
         limit: int = 10,
         fusion: Fusion | None = None,
         options: SearchOptions | None = None,
-    ) -> Sequence[SearchHit]:
+    ) -> SearchHits:
         """Search in one statement; the vector leg needs the query's `vector` and its `space`."""
         wanted = where or DocumentFilter()
         check_search(owner_id=owner_id, mode=mode, limit=limit, where=wanted)
@@ -261,7 +261,7 @@ class DocumentRepository:
             statement = queries.plain_search(
                 space, with_text=parsed is not None, limit=limit, fusion=fusion, options=options
             )
-            return [_hit(row) for row in await self._session.execute(statement, values)]
+            return _hits(await self._session.execute(statement, values))
         ranked = hybrid(
             Chunk,
             corpus=queries.CORPUS,
@@ -275,7 +275,12 @@ class DocumentRepository:
             fusion=fusion,
             options=options,
         )
-        return [_hit(row) for row in await self._session.execute(queries.with_passages(ranked))]
+        return _hits(await self._session.execute(queries.with_passages(ranked)))
+
+
+def _hits(rows: Iterable[Any]) -> SearchHits:
+    found = list(rows)
+    return SearchHits(map(_hit, found), vector_path=found[0].vector_path if found else None)
 
 
 def _hit(row: Any) -> SearchHit:

@@ -30,7 +30,7 @@ from .records import (
     DocumentStatistics,
     Mode,
     Page,
-    SearchHit,
+    SearchHits,
 )
 from .repository import DocumentRepository
 
@@ -157,7 +157,7 @@ class DocumentService:
         alpha: float | None = None,
         fusion: Fusion | None = None,
         operators: bool = True,
-    ) -> Sequence[SearchHit]:
+    ) -> SearchHits:
         """The best passages, best first; ties by id. `alpha` is the weight of the vector leg.
 
         Without a `mode` search is hybrid, or text where there is no working embedder. In the query `"..."` is
@@ -201,8 +201,8 @@ class DocumentService:
         if mode == "text" or (mode is None and self._embeddings.embedder is None):
             return "text", None, None
         try:
-            (vector,) = await self._embeddings.embed([query], kind="query")
-            return mode or "hybrid", vector, await self._embeddings.space()
+            space, (vector,) = await self._embeddings.embed_queries([query])
+            return mode or "hybrid", vector, space
         except EmbeddingError:
             if mode is not None:
                 raise

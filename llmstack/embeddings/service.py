@@ -81,6 +81,10 @@ class EmbeddingService:
         space = await self.space()
         return await self._embed(texts, kind=kind, dimensions=space.dimensions, storage=space.storage)
 
+    async def embed_queries(self, texts: Sequence[str]) -> tuple[Space, list[list[float]]]:
+        """The space that is searched, and a vector in it for each query; all or EmbeddingError."""
+        return await self.space(), await self.embed(texts, kind="query")
+
     async def process_pending(
         self, *, owner_id: str | None = None, limit: int | None = None, progress: Progress | None = None
     ) -> ProcessResult:
