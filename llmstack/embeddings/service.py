@@ -217,9 +217,9 @@ class EmbeddingService:
         self._serving.forget()
         return served
 
-    async def roll_back(self, *, force: bool = False) -> Space:
-        """Let the space serve that served before the last cut-over; Conflict if it is retired or lacks something."""
-        served = await self._change.roll_back(force=force)
+    async def roll_back(self, *, force: bool = False, least_coverage: float = 1.0) -> Space:
+        """Let the space serve that served before the last cut-over; Conflict if it is retired or lacks vectors."""
+        served = await self._change.roll_back(force=force, least_coverage=least_coverage)
         self._serving.forget()
         return served
 
