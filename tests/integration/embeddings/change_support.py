@@ -57,7 +57,7 @@ class Model:
         return sorted((f"paper {number}" for number in range(COUNT)), key=_numbered, reverse=self.downwards)
 
     def embedder(self) -> CallableEmbedder:
-        return CallableEmbedder(self, name=self.name, dimensions=self.dimensions)
+        return CallableEmbedder(self.__call__, name=self.name, dimensions=self.dimensions)
 
 
 def _numbered(name: str) -> int:
