@@ -276,5 +276,5 @@ def _lacking(status: SpaceStatus, least_coverage: float) -> list[str]:
         "were set aside after failing: retry_set_aside takes them up again": status.set_aside,
     }
     said = [f"{number:,} of {status.wanted:,} rows {verb}" for verb, number in verbs.items() if number > 0]
-    # Counted at different moments while others write, they may hide one another.
+    # A job beside a vector, which a worker is about to find, would hide a row that has neither.
     return said or [f"{status.wanted - status.covered:,} of {status.wanted:,} rows have no vector"]

@@ -27,6 +27,7 @@ class World:
     running: bool = True
     retiring: bool = False
     seen: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    news: asyncio.Condition = field(default_factory=asyncio.Condition)
     written: list[str] = field(default_factory=list)
 
     async def read(self, name: str, stack: LLMStack) -> None:
@@ -43,7 +44,9 @@ class World:
             else:
                 model = next(model.name for model in (self.old, self.new) if page == model.ranking[:10])
             if phase == self.phase:
-                self.seen[name, phase, model] += 1
+                async with self.news:
+                    self.seen[name, phase, model] += 1
+                    self.news.notify_all()
 
     async def write(self, name: str, stack: LLMStack) -> None:
         """Documents one after another, each of which is found as soon as it is written."""
@@ -81,9 +84,8 @@ async def change(world: World, operator: LLMStack) -> None:
         world.phase = "between"
         await asyncio.sleep(PAUSE)
         world.phase = phase
-        async with asyncio.timeout(60):
-            while {name for name, seen, _ in world.seen if seen == phase} < READERS:
-                await asyncio.sleep(0.02)
+        async with asyncio.timeout(60), world.news:
+            await world.news.wait_for(lambda: {name for name, seen, _ in world.seen if seen == phase} == READERS)
 
     embeddings = operator.embeddings
     await enter("before")
