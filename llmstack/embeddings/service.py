@@ -125,7 +125,7 @@ class EmbeddingService:
         """The queue of a space, or of all whose embedder is known; without an embedder, of all."""
         if space is not None:
             return await self._pending([(await self._get(space)).name], owner_id)
-        return await self._pending(list(self._serving.known) or None, owner_id)
+        return await self._pending(None if self.embedder is None else self._serving.known, owner_id)
 
     async def retry_set_aside(self, *, space: str | None = None, owner_id: str | None = None) -> int:
         """Make jobs that failed too often new again; return how many."""
