@@ -82,13 +82,16 @@ def _options(schema: str, settings: Settings, *, default_schema: str | None = No
 
 
 def _run_offline(schema: str, settings: Settings) -> None:
+    is_downgrade = _command() == "downgrade"
     context.configure(
         dialect_name="postgresql",
         literal_binds=True,
         dialect_opts={"paramstyle": "named"},
+        # Alembic takes the word `heads` for a single revision here.
+        starting_rev=context.get_starting_revision_argument() if is_downgrade else None,
         **_options(schema, settings),
     )
-    if _command() != "downgrade":
+    if not is_downgrade:
         for name in dict.fromkeys((settings.extension_schema, schema)):
             context.get_context().impl.static_output(f"CREATE SCHEMA IF NOT EXISTS {quote(name)};\n")
     with context.begin_transaction():
