@@ -103,6 +103,7 @@ def vector_arm(
     candidates: int,
     exact_rows: int,
     ef_search: int,
+    suffix: str = "",
 ) -> tuple[CTE, ColumnElement[str]]:
     """A CTE of (id, score), nearest first, and the path that the statement took: exact, index or guard.
 
@@ -125,18 +126,18 @@ def vector_arm(
             .limit(exact_rows + 1)
             .subquery()
         )
-        .cte("reach")
+        .cte(f"reach{suffix}")
         .prefix_with("MATERIALIZED")
     )
     few = select(reach.c.rows).scalar_subquery() <= exact_rows
-    settings = _settings(max(ef_search, candidates))
+    settings = _settings(max(ef_search, candidates), name=f"settings{suffix}")
     near = (
         select(source.id.label("id"), distance.label("distance"))
         .select_from(origin)
         .where(*scope, ~few, select(settings.c.ready).scalar_subquery())
         .order_by(distance)
         .limit(candidates)
-        .cte("near")
+        .cte(f"near{suffix}")
         .prefix_with("MATERIALIZED")
     )
     short = select(func.count()).select_from(near).scalar_subquery() < candidates
@@ -148,7 +149,7 @@ def vector_arm(
         .where(*scope, or_(few, short))
         .order_by(plain, source.id)
         .limit(candidates)
-        .cte("exact")
+        .cte(f"exact{suffix}")
         .prefix_with("MATERIALIZED")
     )
     nearest = union_all(
@@ -158,7 +159,7 @@ def vector_arm(
     arm = (
         select(nearest.c.id, similarity(nearest.c.distance, source.distance).label("score"))
         .where(nearest.c.distance != _NAN)
-        .cte("vec")
+        .cte(f"vec{suffix}")
     )
     path = func.coalesce(
         select(_EXACT).where(few).scalar_subquery(),
@@ -168,7 +169,7 @@ def vector_arm(
     return arm.prefix_with("MATERIALIZED"), path
 
 
-def _settings(ef_search: int) -> CTE:
+def _settings(ef_search: int, *, name: str) -> CTE:
     # Executed inside the statement, before the index scan asks for them; local to its transaction.
     applied = and_(
         func.set_config(literal_column("'hnsw.ef_search'"), str(min(ef_search, MAX_EF_SEARCH)), true()).is_not(None),
@@ -177,4 +178,4 @@ def _settings(ef_search: int) -> CTE:
             None
         ),
     )
-    return select(applied.label("ready")).cte("settings").prefix_with("MATERIALIZED")
+    return select(applied.label("ready")).cte(name).prefix_with("MATERIALIZED")
