@@ -13,6 +13,7 @@ from sqlalchemy.orm import aliased
 
 from ..errors import ValidationError
 from ..search import VectorSource
+from ..search.vectors import NAN
 from .models import Chunk, Document
 
 GroupBy = Literal["document", "parent"]
@@ -168,7 +169,7 @@ def _similarities(hit: CTE, source: VectorSource | None) -> ColumnElement[Any]:
     one, other = vectors.alias("one"), vectors.alias("other")
     similarity = func.coalesce(1.0 - one.c.vector.op("<=>", return_type=Float())(other.c.vector), 0.0)
     # Words of no weight have no direction: NaN.
-    finite = func.coalesce(func.nullif(similarity, cast("NaN", Float)), 0.0)
+    finite = func.coalesce(func.nullif(similarity, NAN), 0.0)
     return (
         select(func.array_agg(aggregate_order_by(finite, other.c.score.desc(), other.c.id)))
         .select_from(one)

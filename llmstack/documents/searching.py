@@ -164,13 +164,12 @@ class Searcher:
         except RetrievalError as error:
             logger.warning("the fused order stands: %s", error)
             return list(found), False
-        places = sorted(range(len(found)), key=lambda place: (-scores[place], place))
         least = request.results.min_score
-        # Similarities follow the order of the fused rows, which `_diverse` is to know by place.
+        kept = [place for place in range(len(found)) if least is None or scores[place] >= least]
+        places = sorted(kept, key=lambda place: (-scores[place], place))
         return [
             replace(found[place], score=scores[place], similarities=_permuted(found[place].similarities, places))
             for place in places
-            if least is None or scores[place] >= least
         ], True
 
     async def _explained(

@@ -42,12 +42,16 @@ class KeywordExpander:
     async def expand(self, query: str) -> Sequence[str]:
         """Words of four letters and more, with a digit, or in capitals; then the sentences."""
         words = _WORD.findall(query)
-        telling = [word for word in words if len(word) >= _SHORT or word.isupper() or any(map(str.isdigit, word))]
+        telling = [word for word in words if _tells(word)]
         sentences = [part.strip() for part in _SENTENCE.split(query) if len(_WORD.findall(part)) > 1]
         return [" ".join(telling), *(sentences if len(sentences) > 1 else ())]
 
     def __repr__(self) -> str:
         return "KeywordExpander()"
+
+
+def _tells(word: str) -> bool:
+    return len(word) >= _SHORT or (len(word) > 1 and word.isupper()) or any(map(str.isdigit, word))
 
 
 class LLMExpander:

@@ -28,7 +28,7 @@ from sqlalchemy.types import Float
 
 from ..errors import ValidationError
 
-_NAN = literal_column("'NaN'::float8", Float())
+NAN = literal_column("'NaN'::float8", Float())
 _EXACT, _GUARD, _INDEX = (literal_column(f"'{path}'", String()) for path in ("exact", "guard", "index"))
 OPERATORS = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
 LARGEST_HALF, LARGEST_SINGLE = 65504.0, 3.4e38
@@ -158,7 +158,7 @@ def vector_arm(
     # A stored zero vector has no cosine distance: NaN, which sorts last here and would win as a score.
     arm = (
         select(nearest.c.id, similarity(nearest.c.distance, source.distance).label("score"))
-        .where(nearest.c.distance != _NAN)
+        .where(nearest.c.distance != NAN)
         .cte(f"vec{suffix}")
     )
     path = func.coalesce(
