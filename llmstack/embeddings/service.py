@@ -16,13 +16,13 @@ from ..errors import ConfigurationError, MissingExtra
 from ..settings import Settings
 from . import queue
 from .batches import embed_all
-from .index import Progress, SpaceIndex, index_name, index_states
+from .index import IndexWatcher, SpaceIndex, index_name, index_states
 from .local import local_is_installed
 from .models import EmbeddingSpace
 from .protocol import Embedder, Kind
 from .queue import EmbeddedTable, PendingCounts, core_table
 from .spaces import Space, SpaceRepository, check_dimensions
-from .worker import Run
+from .worker import Progress, Run
 
 _BACKFILL_ROWS = 5_000
 
@@ -150,9 +150,13 @@ class EmbeddingService:
             for space in spaces
         ]
 
-    async def build_index(self, *, progress: Progress | None = None) -> list[str]:
+    async def build_index(self, *, progress: IndexWatcher | None = None) -> list[str]:
         """Build the space's index on each partition, blocking nobody; return the names that were built."""
         return await (await self._index()).build(progress=progress)
+
+    async def rebuild_index(self, *, progress: IndexWatcher | None = None) -> list[str]:
+        """Build the space's index anew and swap it in; searches use the old one until then."""
+        return await (await self._index()).rebuild(progress=progress)
 
     async def drop_index(self) -> None:
         """Drop the space's indexes; searches stay right and become slower."""

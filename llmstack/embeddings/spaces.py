@@ -29,6 +29,7 @@ class Space:
     distance: str
     storage: str
     index_method: str
+    quantization: str | None = None
 
     @classmethod
     def of(cls, row: EmbeddingSpace) -> Space:
@@ -40,6 +41,7 @@ class Space:
             distance=row.distance,
             storage=row.storage,
             index_method=row.index_method,
+            quantization=row.quantization,
         )
 
 

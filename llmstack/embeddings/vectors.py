@@ -13,8 +13,8 @@ LARGEST_HALF = 65504.0
 _SMALLEST_HALF = 2.0**-25
 LARGEST = {"halfvec": LARGEST_HALF, "vector": 3.4e38}
 _VANISHES = {"halfvec": _SMALLEST_HALF, "vector": 0.0}
-INDEXABLE = {"halfvec": 4000, "vector": 2000}
-"""The most dimensions that an HNSW or IVFFlat index of pgvector takes."""
+INDEXABLE = {"halfvec": 4000, "vector": 2000, "bit": 64_000}
+"""The most dimensions that an HNSW or IVFFlat index of pgvector takes; `bit` is what binary quantization makes."""
 
 
 class Stored(Protocol):
