@@ -130,6 +130,7 @@ class Build:
 
     async def _watch(self, report: Callable[[str, int], None], pid: int) -> None:
         """Report until cancelled; what `report` raises ends the build, what the look-up raises does not."""
+        done = 0
         while True:
             await asyncio.sleep(_POLL_SECONDS)
             try:
@@ -139,7 +140,9 @@ class Build:
                 logger.debug("the progress of index %r could not be read: %s", self.name, error)
                 continue
             if row is not None:
-                report(row.phase, row.tuples_done)
+                # Validation, and the second pass of IVFFlat, begin to count anew.
+                done = max(done, row.tuples_done)
+                report(row.phase, done)
 
     async def _clean_up(self, backend: dict[str, Any]) -> None:
         try:

@@ -18,6 +18,8 @@ _OPERATORS = {"cosine": "cosine_ops", "inner_product": "ip_ops", "l2": "l2_ops"}
 _ROWS_IN_A_LIST, _MANY_ROWS = 1000, 1_000_000
 _SAMPLES_OF_A_LIST, _LEAST_SAMPLES = 50, 10_000
 _LEAST_MEMORY, _MOST_MEMORY = 16 << 20, 2 << 30
+# PostgreSQL takes memory in blocks of up to this size.
+_BLOCK = 8 << 20
 
 _EXTENSION_SCHEMA = text("""
 SELECT nspname FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace WHERE extname = 'vector'
@@ -110,7 +112,7 @@ def _graph_bytes(rows: int, *, m: int, vector: int) -> int:
 
     Measured with pgvector 0.8: 974, 1,226 and 1,738 bytes a row at m = 8, 16 and 32 with vectors of 520 bytes.
     """
-    return int(1.1 * rows * (vector + 32 * m + 200))
+    return rows * (vector + 32 * m + 200) * 11 // 10 + _BLOCK
 
 
 def _lists_bytes(lists: int, *, vector: int) -> int:
