@@ -2,7 +2,8 @@
 
 LLMStackError
 ├── ConfigurationError (ValueError)       a setting, URL or combination that cannot work
-│   └── MissingExtra (ImportError)        an optional dependency is needed and absent
+│   ├── MissingExtra (ImportError)        an optional dependency is needed and absent
+│   └── SpaceNotServing (EmbeddingError)  another space serves, and its embedder is not known here
 ├── ValidationError (ValueError)          bad input; carries .field and .message
 ├── NotFound (LookupError)                no row matches
 │   └── ChunkNotFound, DocumentNotFound, SpaceNotFound

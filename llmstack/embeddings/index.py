@@ -23,6 +23,7 @@ _NEW, _OLD = "_new", "_old"
 _LOCK_NOT_AVAILABLE = "55P03"
 _LOCK_ATTEMPTS = 10
 _PART = re.compile(r"_p\d\d+$")
+_UNFINISHED = re.compile(r"(_new|_old)?(_p\d\d+)?$")
 
 _PARTITIONS = text("""
 SELECT child.relname FROM pg_inherits
@@ -236,4 +237,4 @@ async def index_states(connection: Any, *, schema: str, table: str) -> dict[str,
     found = await connection.execute(_INDEXES, {"schema": schema, "name": f"ix_{table}_s"})
     states = {name: is_valid for name, is_valid, *_ in found}
     # Until all of its parts are built there is no index of the whole.
-    return {**{_PART.sub("", name): False for name in states}, **states}
+    return {**{_UNFINISHED.sub("", name): False for name in states}, **states}
