@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from .builds import Build, IndexProgress, building, drop_concurrently
 from .builds import IndexWatcher as IndexWatcher
 from .definition import IndexDefinition, check_indexable
 from .models import EmbeddingSpace
+
+logger = logging.getLogger("llmstack.embeddings")
 
 _NEW, _OLD = "_new", "_old"
 _LOCK_NOT_AVAILABLE = "55P03"
@@ -98,8 +101,7 @@ class SpaceIndex:
             await self._drop_unlike(connection, new)
             built = await self._complete(connection, new, progress)
             await self._swap(connection)
-            # It waits for the searches under way, which are why it is no part of the swap.
-            await self._drop(connection, old)
+            await self._drop_old(connection, old)
             return [self.name + name.removeprefix(new) for name in built]
 
     async def drop(self) -> None:
@@ -178,6 +180,15 @@ class SpaceIndex:
         rename = "ALTER INDEX {} RENAME TO {}".format
         names = ((qualified(self.service.schema, self.name + one), quote(self.name + other)) for one, other in moves)
         await self._execute(connection, *(rename(*pair) for pair in names))
+
+    async def _drop_old(self, connection: AsyncConnection, old: str) -> None:
+        """Drop what nobody needs any more; a long search may keep it for now."""
+        try:
+            await self._drop(connection, old)
+        except Exception as error:
+            if not _lock_was_taken(error):
+                raise
+            logger.warning("index %r is in use by a long transaction; the next build or rebuild drops it", old)
 
     async def _drop(self, connection: AsyncConnection, name: str) -> None:
         present = await self._indexes(connection)

@@ -59,7 +59,7 @@ async def add_vector_space(service: Service, *, dimensions: int, **values: Any) 
 
 
 async def load_vectors(
-    service: Service, space: EmbeddingSpace, owners: Sequence[str], vectors: Floats
+    service: Service, space: EmbeddingSpace, owners: Sequence[str], vectors: Floats, *, analyze: bool = True
 ) -> list[uuid.UUID]:
     """Store a chunk with its vector for each owner and row; ids in their order."""
     ids = [uuid.uuid4() for _ in owners]
@@ -75,8 +75,9 @@ async def load_vectors(
         for statement in map(text, _LOAD):
             await session.execute(statement, {key: given[key] for key in statement._bindparams})
         await session.commit()
-    async with service.single_statements() as session:
-        await session.execute(text("ANALYZE"))
+    if analyze:
+        async with service.single_statements() as session:
+            await session.execute(text("ANALYZE"))
     return ids
 
 
