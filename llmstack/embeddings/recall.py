@@ -85,6 +85,7 @@ async def measure_recall(
     _check("k", k, _MOST_NEIGHBOURS)
     options = options or SearchOptions()
     shares: list[float] = []
+    owners: set[str] = set()
     by_index = 0
     async with service.single_statements() as session:
         sampled = await _sample(session, service.schema, table, space, wanted=sample)
@@ -92,13 +93,14 @@ async def measure_recall(
             search = _Search(space, table, one, k=k, options=options)
             if (share := await search.share_found(session)) is not None:
                 shares.append(share)
+                owners.add(one.owner_id)
                 by_index += await search.used_index(session)
     return Recall(
         sample=len(shares),
         k=k,
         mean=sum(shares) / len(shares) if shares else 1.0,
         lowest=min(shares, default=1.0),
-        owners=len({one.owner_id for one in sampled}),
+        owners=len(owners),
         by_index=by_index / len(shares) if shares else 0.0,
     )
 
