@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from ..errors import ConfigurationError
 from .exits import FAILED, OK
 from .invocation import AnyOwner, Invocation, Json, verb
 from .output import counted, emit_json, plain, queue_line, show, table
 
 if TYPE_CHECKING:
     from ..embeddings import PendingCounts, SpaceStatus
+    from ..embeddings.builds import IndexProgress
     from ..stack import LLMStack
 
 app = typer.Typer(help="Status, pending work, spaces and indexes of embeddings.", no_args_is_help=True)
@@ -131,18 +133,22 @@ async def backfill(call: Invocation, *, owner: AnyOwner = None, json: Json = Fal
 async def build_index(
     call: Invocation,
     *,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build it anew beside the old one, then swap.")] = False,
     drop: Annotated[bool, typer.Option("--drop", help="Drop it instead; searches become exact scans.")] = False,
     json: Json = False,
 ) -> None:
     """Build the approximate index of the embedder's space while everybody reads and writes."""
+    if drop and rebuild:
+        raise ConfigurationError("--drop and --rebuild exclude one another; give one of them")
     async with call.stack() as stack:
         name = (await stack.embeddings.space()).name
         built: list[str] = []
         if drop:
             await stack.embeddings.drop_index()
         else:
-            with _bar("indexing") as progress:
-                built = await stack.embeddings.build_index(progress=progress)
+            with _index_bar() as progress:
+                make = stack.embeddings.rebuild_index if rebuild else stack.embeddings.build_index
+                built = await make(progress=progress)
     if json:
         emit_json({"space": name, "built": built, "dropped": drop})
     elif drop:
@@ -151,6 +157,26 @@ async def build_index(
         typer.echo(
             f"built {counted(len(built), 'index partition')} of {name}" if built else f"{name} is indexed already"
         )
+
+
+@contextlib.contextmanager
+def _index_bar() -> Iterator[Callable[[IndexProgress], None] | None]:
+    """A bar on stderr where that is a terminal, which says what PostgreSQL is doing."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import Progress
+
+    from .output import console
+
+    with Progress(console=console(error=True), transient=True) as progress:
+        task = progress.add_task("indexing", total=1.0)
+
+        def move(to: IndexProgress) -> None:
+            said = f"partition {to.partition} of {to.partitions}, {to.phase}"
+            progress.update(task, completed=to.share, description=said)
+
+        yield move
 
 
 @contextlib.contextmanager

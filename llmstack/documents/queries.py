@@ -15,7 +15,6 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Select,
-    SmallInteger,
     String,
     Text,
     and_,
@@ -31,7 +30,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
-from ..embeddings import EmbeddingSpace, Space, column_of
+from ..embeddings import EmbeddingSpace, Space
+from ..embeddings.vectors import source_of
 from ..errors import ValidationError
 from ..search import SearchOptions, Variant, VectorSource, hybrid, metadata_filter
 from ..search.fusion import Fusion
@@ -166,16 +166,7 @@ def spoken_languages(owner_id: str | BindParameter[str]) -> Select[Any]:
 @functools.lru_cache(maxsize=256)
 def vector_source(space: Space) -> VectorSource:
     """The chunks' vectors in one space, by the expression that its index is made with."""
-    columns = ChunkEmbedding.__table__.c
-    return VectorSource(
-        id=columns.chunk_id,
-        owner_id=columns.owner_id,
-        embedding=column_of(space, ChunkEmbedding),
-        distance=space.distance,
-        # A literal, so that even a generic plan sees which partial index it may use.
-        scope=(columns.space_id == literal_column(str(space.id), SmallInteger()),),
-        where=(columns.searchable,),
-    )
+    return source_of(space, ChunkEmbedding)
 
 
 @functools.lru_cache(maxsize=256)

@@ -36,6 +36,7 @@ class Space:
     distance: str
     storage: str
     index_method: str
+    quantization: str | None = None
 
     @classmethod
     def of(cls, row: EmbeddingSpace) -> Space:
@@ -47,6 +48,7 @@ class Space:
             distance=row.distance,
             storage=row.storage,
             index_method=row.index_method,
+            quantization=row.quantization,
         )
 
 
