@@ -6,6 +6,7 @@ indexes in place, so that the machine's moods and the growing indexes hit both a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import ctypes.util
@@ -34,6 +35,10 @@ from .support import OWNER, metadata_of, settings
 
 PARTS = 5
 BATCH = 2_000
+BUSY = """
+SELECT EXISTS (SELECT FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND state <> 'idle' AND pid <> pg_backend_pid())
+"""
 
 Load = Callable[[range], Awaitable[None]]
 
@@ -177,10 +182,16 @@ def _adding(stack: LLMStack, corpus: Corpus) -> Load:
         async for added in stack.documents.add_many(_input(place, corpus) for place in places):
             assert added.error is None, added.error
             assert added.embeddings_created == 1
-        # The refresh of statistics that it started belongs to it.
-        await stack.documents.settle()
+        await _quiet(stack)
 
     return load
+
+
+async def _quiet(stack: LLMStack) -> None:
+    """Wait for the refresh of statistics that add_many has started: it belongs to its time, not to the next one's."""
+    async with stack.service.single_statements() as session:
+        while await session.scalar(text(BUSY)):
+            await asyncio.sleep(0.01)
 
 
 def _input(place: int, corpus: Corpus) -> DocumentInput:
