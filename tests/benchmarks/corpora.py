@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,6 +85,12 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def first(self, count: int) -> Corpus:
+        """The same passages, fewer of them."""
+        part = copy.copy(self)
+        part.texts, part.vectors = self.texts[:count], self.vectors[:count]
+        return part
 
 
 class Computed:

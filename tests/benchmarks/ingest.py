@@ -190,7 +190,7 @@ def _adding(stack: LLMStack, corpus: Corpus) -> Load:
 async def _quiet(stack: LLMStack) -> None:
     """Wait for the refresh of statistics that add_many has started: it belongs to its time, not to the next one's."""
     async with stack.service.single_statements() as session:
-        while await session.scalar(text(BUSY)):
+        while await session.scalar(text(BUSY)):  # noqa: ASYNC110 - the server sets no event
             await asyncio.sleep(0.01)
 
 
