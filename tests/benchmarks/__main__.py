@@ -134,6 +134,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("benchmark.json"), help="where the figures go")
     parser.add_argument("--url", help="a server to use instead of one of its own")
     chosen = parser.parse_args()
+    chosen.peers = chosen.peers.absolute()
     if unknown := set(chosen.parts) - set(PARTS):
         parser.error(f"unknown part {', '.join(sorted(unknown))}; known are {', '.join(PARTS)}")
     with tempfile.TemporaryDirectory(prefix="llmstack-bench-", ignore_cleanup_errors=True) as folder:

@@ -50,6 +50,10 @@ def _of(table: str, key: str, **wanted: Any) -> Callable[[dict[str, Rows]], floa
     return lambda results: _first(results.get(table), key, **wanted)
 
 
+def _always(value: float) -> Callable[[dict[str, Rows]], float | None]:
+    return lambda results: value
+
+
 def _hybrid(**wanted: Any) -> dict[str, Any]:
     return {"who": "llmstack", "mode": "hybrid", "concurrency": 1, **wanted}
 
@@ -62,7 +66,7 @@ def _hybrids(results: dict[str, Rows]) -> Iterator[Bar]:
             legs = [_ndcg(name, f"{leg}, {label}")(results) for leg in ("text", "vector")]
             if hybrid is not None and None not in legs:
                 lead = hybrid - max(leg for leg in legs if leg is not None)
-                yield Bar(f"{name}: hybrid less the better leg, {label}", -0.01, lambda _, lead=lead: lead)
+                yield Bar(f"{name}: hybrid less the better leg, {label}", -0.01, _always(lead))
 
 
 def _against(peer: str, owners: int, least: float) -> list[Bar]:

@@ -112,9 +112,8 @@ class Computed:
 
     def _vector(self, text: str) -> list[float]:
         place = self._places.get(text)
-        if place is None or self._vectors is None:
-            return self._generator.vector(text).tolist()
-        found: list[float] = self._vectors[place].tolist()
+        known = None if place is None or self._vectors is None else self._vectors[place]
+        found: list[float] = (self._generator.vector(text) if known is None else known).tolist()
         return found
 
 

@@ -150,7 +150,9 @@ def _row(who: str, chunks: int, seconds: float, **more: Any) -> dict[str, Any]:
     return {"who": who, "chunks": chunks, "seconds": seconds, "chunks_per_second": chunks / seconds, **more}
 
 
-def _stack(url: str, schema: str, corpus: Corpus | None, generator: Generator) -> LLMStack:
+def _stack(
+    url: str, schema: str, corpus: Corpus | None, generator: Generator
+) -> contextlib.AbstractAsyncContextManager[LLMStack]:
     return LLMStack.open(url, schema=schema, embedder=Computed(generator, corpus), settings=settings())
 
 

@@ -66,6 +66,7 @@ async def measure(
         try:
             for mode in MODES:
                 search = ours(stack, mode, owners)
+                await search(queries[0])
                 sent = {query.number: await _sent_by(stack, search, query) for query in queries}
                 contenders = {"llmstack": search}
                 if mode == "hybrid":

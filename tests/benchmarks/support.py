@@ -39,12 +39,14 @@ def dealt(owners: int) -> str:
 
 def places_of(owner: str, owners: int, count: int) -> Places:
     """The passages of an owner, as `dealt` deals them."""
-    places = np.arange(count)
+    places: Places = np.arange(count)
     if owners == 1:
         return places
     if owner == SMALL_OWNER:
-        return places[places % 1000 == 999]
-    return places[(places % owners == int(owner.removeprefix("owner-"))) & (places % 1000 != 999)]
+        mine = places % 1000 == 999
+    else:
+        mine = (places % owners == int(owner.removeprefix("owner-"))) & (places % 1000 != 999)
+    return np.flatnonzero(mine)
 
 
 def owner_of(query: Passage, owners: int) -> str:

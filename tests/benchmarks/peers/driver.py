@@ -55,7 +55,9 @@ def _lines(path: Path) -> list[Any]:
 class Contender(Protocol):
     """One peer."""
 
-    modes: Sequence[str]
+    @property
+    def modes(self) -> Sequence[str]:
+        """What it can do."""
 
     async def ingest(self, count: int) -> int:
         """Add the first passages as the peer's users do, into tables of their own; return how many chunks came."""
@@ -84,11 +86,8 @@ async def fresh_database(url: str, name: str) -> str:
     await connection.execute(f'CREATE DATABASE "{name}"')
     await connection.close()
     parts = urlsplit(url)
-    return (
-        f"{parts.scheme}://{parts.netloc}/{name}?{parts.query}"
-        if parts.query
-        else parts._replace(path=f"/{name}").geturl()
-    )
+    # Not by geturl(), which drops the slashes before an empty host.
+    return f"{parts.scheme}://{parts.netloc}/{name}?{parts.query}"
 
 
 async def writing(add: Callable[[int], Awaitable[int]], count: int) -> int:

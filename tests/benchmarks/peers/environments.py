@@ -58,7 +58,9 @@ def variables() -> dict[str, str]:
     spec = importlib.util.find_spec("litellm")
     folders = spec.submodule_search_locations if spec else None
     cache = {"TIKTOKEN_CACHE_DIR": str(Path(next(iter(folders))) / _TOKENIZERS)} if folders else {}
-    return {**cache, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE), "PYTHONWARNINGS": "ignore"}
+    # llmemory wants a key, even where nothing is asked for one.
+    fixed = {"HF_HUB_OFFLINE": "1", "LLMEMORY_OPENAI_API_KEY": "none", "PYTHONPATH": str(HERE)}
+    return {**cache, **fixed, "PYTHONWARNINGS": "ignore"}
 
 
 def _python(place: Path) -> Path:

@@ -51,7 +51,8 @@ class LLMemoryPeer:
             await self._fill(url)
             self._loaded = url, memory
         connection = await _connect(self._loaded[0])
-        dealt = "CASE WHEN $1 > 1 AND id_at_origin::int % 1000 = 999 THEN 'owner-small' ELSE 'owner-' || id_at_origin::int % $1 END"
+        place = "id_at_origin::int"
+        dealt = f"CASE WHEN $1 > 1 AND {place} % 1000 = 999 THEN 'owner-small' ELSE 'owner-' || {place} % $1 END"
         await connection.execute(f"UPDATE documents SET owner_id = {dealt}", owners)
         await connection.execute("VACUUM (FULL, ANALYZE) documents")
         await connection.execute("VACUUM ANALYZE")
@@ -113,8 +114,9 @@ async def _connect(url: str) -> Any:
 
 
 def _memory(url: str, material: Material) -> Any:
-    llmemory, config, database = (import_module(name) for name in ("llmemory", "llmemory.config", "llmemory.db"))
-    providers, languages = import_module("llmemory.embedding_providers"), import_module("llmemory.language_processing")
+    names = ("", ".config", ".db", ".embedding_providers", ".language_processing")
+    modules: list[Any] = [import_module(f"llmemory{name}") for name in names]
+    llmemory, config, database, providers, languages = modules
     languages.LANGDETECT_AVAILABLE = False
 
     async def present(_: Any) -> None:
@@ -127,7 +129,6 @@ def _memory(url: str, material: Material) -> Any:
             return [material.vector(text) for text in texts]
 
     chosen = llmemory.LLMemoryConfig()
-    chosen.embedding.providers["openai"].api_key = "none"
     given = config.EmbeddingProviderConfig(
         provider_type="local", model_name="given", dimension=int(material.vectors.shape[1])
     )

@@ -79,7 +79,7 @@ async def measure(
     url: str, *, folder: Path, chunks: int, owners: Sequence[int], queries: Sequence[Passage], generator: Generator
 ) -> AsyncIterator[tuple[str, Rows]]:
     """A table for each number of owners, and one of ingest; a peer that cannot be had is skipped with a word."""
-    present = [peer for peer in PEERS if _is_present(peer, folder.absolute())]
+    present = [peer for peer in PEERS if _is_present(peer, folder)]
     if not present:
         return
     corpus = Corpus(generator, chunks)
@@ -91,12 +91,12 @@ async def measure(
             f"ingest by their own means, {SAMPLE} documents",
             [
                 await _added(url, corpus, generator),
-                *[row for peer in present for row in await _ingested(peer, folder.absolute(), url, material)],
+                *[row for peer in present for row in await _ingested(peer, folder, url, material)],
             ],
         )
         for peer in present:
             with _telling(peer):
-                async with _started(peer, folder.absolute(), url, material) as remote:
+                async with _started(peer, folder, url, material) as remote:
                     modes = (await remote.answer())["modes"]
                     for count in owners:
                         await remote.ask(do="load", owners=count)
