@@ -147,7 +147,8 @@ async def _is_filled(url: str, schema: str, generator: Generator) -> bool:
 
 async def _added(url: str, corpus: Corpus, generator: Generator) -> dict[str, Any]:
     sample = corpus.first(SAMPLE)
-    return await ingest.add_many(url, schema="speed_sample", corpus=sample, generator=generator)
+    row = await ingest.add_many(url, schema="speed_sample", corpus=sample, generator=generator)
+    return {**row, "documents_per_second": row["chunks_per_second"]}
 
 
 async def _ingested(peer: Peer, environments: Path, url: str, material: Path) -> Rows:
@@ -156,7 +157,8 @@ async def _ingested(peer: Peer, environments: Path, url: str, material: Path) ->
             await remote.answer()
             done = await remote.ask(do="ingest", count=SAMPLE)
         return [{"who": peer.name, "chunks": done["chunks"], "seconds": done["seconds"],
-                 "chunks_per_second": done["chunks"] / done["seconds"]}]  # fmt: skip
+                 "chunks_per_second": done["chunks"] / done["seconds"],
+                 "documents_per_second": SAMPLE / done["seconds"]}]  # fmt: skip
     return []
 
 
