@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import time
 from array import array
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from sqlalchemy import select, tuple_
@@ -18,6 +19,7 @@ from ..db.translate import said
 from ..embeddings import EmbeddingService, Space
 from ..errors import DatabaseUnavailable, EmbeddingError, LLMStackError
 from ..settings import Settings
+from .ahead import one_ahead
 from .models import Chunk, Document
 from .preparation import check, cut
 from .queries import any_of, has_vector
@@ -83,6 +85,33 @@ class _Item:
         )
 
 
+@dataclass(slots=True)
+class _Batch:
+    """Documents on their way together; only `first`, the first of the groups, is prepared ahead of its turn."""
+
+    items: list[_Item]
+    groups: list[list[_Item]]
+    first: _Prepared | None = None
+    stored: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def identities(self) -> set[tuple[str, str]]:
+        return {item.prepared.identity for item in self.items if item.prepared is not None}
+
+    def may_follow(self, other: _Batch | None) -> bool:
+        """Whether it can be prepared while the other is being stored: neither text nor vector depends on that."""
+        return other is None or (len(other.groups) < 2 and self.identities.isdisjoint(other.identities))
+
+
+@dataclass(slots=True, frozen=True)
+class _Prepared:
+    """Documents of distinct identities, compared, cut and embedded."""
+
+    changed: list[_Item]
+    vectors: dict[bytes, Sequence[float]]
+    space: Space | None
+
+
 class _Outrun(Exception):
     """Another writer removed chunks whose vectors we meant to keep."""
 
@@ -112,31 +141,72 @@ class Ingestion:
         *,
         progress: Callable[[AddProgress], None] | None = None,
     ) -> AsyncIterator[AddResult]:
-        """Results in the order of the inputs; each batch is written before its first result is given."""
-        documents = chunks = failed = 0
-        async for batch in _batches(inputs):
-            for item in await self._run(batch):
-                result = item.result()
-                documents += 1
-                chunks += result.chunks_created + result.chunks_kept
-                failed += result.error is not None
-                yield result
-            if progress is not None:
-                progress(AddProgress(documents, chunks, failed))
+        """Results in the order of the inputs; each batch is written before its first result is given.
 
-    async def _run(self, batch: Sequence[DocumentInput], *, base: Document | None = None) -> list[_Item]:
-        items = [_Item(given=given, started=time.monotonic()) for given in batch]
+        While a batch is written and its results are in use, the next one is checked, compared, cut and embedded, with
+        a connection of its own. Identities that come again are compared when their last version is stored.
+        """
+        documents = chunks = failed = 0
+        async with contextlib.aclosing(one_ahead(self._prepared(inputs))) as batches:
+            async for batch in batches:
+                await self._finish(batch)
+                for item in batch.items:
+                    result = item.result()
+                    documents += 1
+                    chunks += result.chunks_created + result.chunks_kept
+                    failed += result.error is not None
+                    yield result
+                if progress is not None:
+                    progress(AddProgress(documents, chunks, failed))
+
+    async def _prepared(
+        self, inputs: Iterable[DocumentInput] | AsyncIterable[DocumentInput]
+    ) -> AsyncGenerator[_Batch, None]:
+        previous: _Batch | None = None
+        async with contextlib.aclosing(_batches(inputs)) as batches:
+            async for given in batches:
+                batch = await self._check(given)
+                batch.first = await self._prepare_after(previous, batch)
+                yield batch
+                previous = batch
+
+    async def _prepare_after(self, previous: _Batch | None, batch: _Batch) -> _Prepared | None:
+        if not batch.groups:
+            return None
+        if batch.may_follow(previous):
+            # Where there is no second connection, its turn comes with the first one's release.
+            with contextlib.suppress(DatabaseUnavailable):
+                return await self._prepare(batch.groups[0])
+        if previous is not None:
+            await previous.stored.wait()
+        return await self._prepare(batch.groups[0])
+
+    async def _run(self, given: Sequence[DocumentInput], *, base: Document | None = None) -> list[_Item]:
+        batch = await self._check(given)
+        await self._finish(batch, base=base)
+        return batch.items
+
+    async def _check(self, given: Sequence[DocumentInput]) -> _Batch:
+        items = [_Item(given=one, started=time.monotonic()) for one in given]
         await asyncio.to_thread(_check_all, items, self.settings)
-        for group in _distinct(items):
-            space, trouble = await self._space()
-            await self._compare(group, space, rechunked=base is not None)
-            await asyncio.to_thread(_cut_all, [item for item in group if item.open])
-            changed = [item for item in group if item.open]
-            vectors = {} if space is None else await self._embed(changed, space)
-            for item in changed:
-                item.embedding_error = item.embedding_error or trouble
-            await self._write(changed, vectors, space, base)
-        return items
+        return _Batch(items, _distinct(items))
+
+    async def _prepare(self, group: Sequence[_Item], *, rechunked: bool = False) -> _Prepared:
+        space, trouble = await self._space()
+        await self._compare(group, space, rechunked=rechunked)
+        await asyncio.to_thread(_cut_all, [item for item in group if item.open])
+        changed = [item for item in group if item.open]
+        vectors = {} if space is None else await self._embed(changed, space)
+        for item in changed:
+            item.embedding_error = item.embedding_error or trouble
+        return _Prepared(changed, vectors, space)
+
+    async def _finish(self, batch: _Batch, *, base: Document | None = None) -> None:
+        for group in batch.groups:
+            prepared, batch.first = batch.first, None
+            prepared = prepared or await self._prepare(group, rechunked=base is not None)
+            await self._write(prepared.changed, prepared.vectors, prepared.space, base)
+        batch.stored.set()
 
     async def _space(self) -> tuple[Space | None, str | None]:
         if self.embeddings.embedder is None:
@@ -319,17 +389,21 @@ def _same(document: Document, prepared: PreparedDocument | None) -> bool:
 
 async def _batches(
     inputs: Iterable[DocumentInput] | AsyncIterable[DocumentInput],
-) -> AsyncIterator[list[DocumentInput]]:
+) -> AsyncGenerator[list[DocumentInput], None]:
     """Batches bounded in documents and characters; a larger document makes one by itself."""
     batch: list[DocumentInput] = []
     characters = 0
     async for given in _each(inputs):
         size = len(given.content) if isinstance(given.content, str) else 0
-        if batch and (len(batch) >= BATCH_DOCUMENTS or characters + size > BATCH_CHARACTERS):
+        if batch and characters + size > BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
         batch.append(given)
         characters += size
+        # At once: the source may be slow to give another one.
+        if len(batch) >= BATCH_DOCUMENTS:
+            yield batch
+            batch, characters = [], 0
     if batch:
         yield batch
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, func, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, column, delete, func, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
@@ -34,6 +34,10 @@ Vectors = Mapping[bytes, Sequence[float]]
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
 
+_DOCUMENT_COLUMNS = (
+    "id", "owner_id", "id_at_origin", "name", "document_type", "document_date", "language", "content", "content_hash",
+    "content_bytes", "chunking", "metadata",
+)  # fmt: skip
 _CHUNK_COLUMNS = {
     "id": "uuid", "owner_id": "text", "document_id": "uuid", "parent_id": "uuid", "position": "integer",
     "level": "integer", "content": "text", "context": "text", "token_count": "integer",
@@ -133,38 +137,34 @@ def _written(plan: _Plan, embedded: int, owed: list[bytes]) -> Written:
 async def _put_documents(
     session: AsyncSession, documents: Sequence[PreparedDocument], *, keep_text: bool
 ) -> dict[tuple[str, str], Document]:
-    values = [
-        {
-            "id": uuid7(),
-            "owner_id": document.owner_id,
-            "id_at_origin": document.id_at_origin,
-            "name": document.name,
-            "document_type": document.document_type,
-            "document_date": document.document_date,
-            "language": document.language,
-            "content": document.content if keep_text else None,
-            "content_hash": document.content_hash,
-            "content_bytes": document.content_bytes,
-            "chunking": document.chunking,
-            "metadata_": document.metadata,
-        }
-        for document in documents
-    ]
-    statement = insert(Document).values(values)
+    statement = insert(Document).from_select(_DOCUMENT_COLUMNS, _document_rows(documents, keep_text=keep_text))
     fresh = statement.excluded
-    replaced = {
-        name: fresh[name]
-        for name in (
-            "name", "document_type", "document_date", "language", "content", "content_hash", "content_bytes",
-            "chunking", "metadata",
-        )
-    }  # fmt: skip
+    replaced = {name: fresh[name] for name in _DOCUMENT_COLUMNS if name not in ("id", "owner_id", "id_at_origin")}
     returning = statement.on_conflict_do_update(
         index_elements=[Document.owner_id, Document.id_at_origin],
         set_={**replaced, "updated_at": func.now(), "deleted_at": None},
     ).returning(Document)
     found = await session.scalars(returning, execution_options={"populate_existing": True})
     return {(row.owner_id, row.id_at_origin): row for row in found}
+
+
+def _document_rows(documents: Sequence[PreparedDocument], *, keep_text: bool) -> Select[Any]:
+    """The rows as one array for each column: the statement is the same for any number of them."""
+    values = [
+        (
+            uuid7(), document.owner_id, document.id_at_origin, document.name, document.document_type,
+            document.document_date, document.language, document.content if keep_text else None,
+            document.content_hash, document.content_bytes, document.chunking, document.metadata,
+        )
+        for document in documents
+    ]  # fmt: skip
+    columns = [Document.__table__.c[name] for name in _DOCUMENT_COLUMNS]
+    arrays = [
+        bindparam(None, list(given), type_=ARRAY(target.type))
+        for target, given in zip(columns, zip(*values, strict=True), strict=True)
+    ]
+    rows = func.unnest(*arrays).table_valued(*(column(target.name, target.type) for target in columns))
+    return select(*rows.render_derived().c)
 
 
 async def _stored_chunks(session: AsyncSession, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, dict[bytes, Row[Any]]]:
