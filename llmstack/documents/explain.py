@@ -106,7 +106,8 @@ async def read_plan(
 
 
 def _scans(node: Mapping[str, Any], *, part: str) -> Iterator[PlanStep]:
-    part = node.get("Subplan Name", "").removeprefix("CTE ") or part
+    name = node.get("Subplan Name", "")
+    part = name.removeprefix("CTE ") if name.startswith("CTE ") else part
     loops = node["Actual Loops"]
     if loops and ("Relation Name" in node or "Index Name" in node):
         yield PlanStep(

@@ -18,7 +18,6 @@ from sqlalchemy import (
     Float,
     Integer,
     Text,
-    and_,
     cast,
     func,
     literal,
@@ -213,15 +212,20 @@ def _terms(words: BindParameter[str], *, corpus: str, languages: CTE, name: str)
         .group_by(lexemes.c.lexeme)
         .subquery()
     )
-    known = and_(TermStatistics.corpus == corpus, TermStatistics.lexeme == counted.c.lexeme)
+    # A subquery for each term, not a join: a join may read every term of the corpus.
+    known = (
+        select(TermStatistics.document_count)
+        .where(TermStatistics.corpus == corpus, TermStatistics.lexeme == counted.c.lexeme)
+        .scalar_subquery()
+    )
     return (
         select(
             cast(counted.c.lexeme, Text).label("lexeme"),
             counted.c.frequency,
             # Lexemes that occur once are not stored.
-            cast(func.coalesce(TermStatistics.document_count, 1), Float).label("df"),
+            cast(func.coalesce(known, 1), Float).label("df"),
         )
-        .select_from(counted.outerjoin(TermStatistics, known))
+        .select_from(counted)
         .cte(name)
         .prefix_with("MATERIALIZED")
     )

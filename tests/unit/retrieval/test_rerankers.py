@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from typing import Any
 
 import pytest
 
-from llmstack.errors import ConfigurationError, MissingExtra
+from llmstack.errors import ConfigurationError
 from llmstack.retrieval import (
     CallableReranker,
-    CrossEncoderReranker,
     LiteLLMReranker,
     Reranker,
     RetrievalError,
@@ -115,9 +113,3 @@ async def test_the_readers_own_error_does_not_quote_the_passages() -> None:
     assert "tax on ships" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
-
-
-def test_a_cross_encoder_without_its_package_says_what_to_install() -> None:
-    assert importlib.util.find_spec("sentence_transformers") is None
-    with pytest.raises(MissingExtra, match=r"llmstack\[rerank\]"):
-        CrossEncoderReranker("some/model")
