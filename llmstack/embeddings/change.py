@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar, cast
 
 import tenacity
@@ -19,6 +19,7 @@ from ..db.translate import sqlstate
 from ..errors import ConfigurationError, Conflict, DatabaseError, ValidationError
 from ..settings import Settings
 from . import queue
+from .errors import SpaceNotFound
 from .index import SpaceIndex, index_name, index_states
 from .models import EmbeddingSpace
 from .protocol import Embedder
@@ -83,12 +84,7 @@ class ModelChange:
 
     async def verify(self, name: str, *, least_coverage: float = 1.0) -> Verification:
         """What the space still lacks. Counts the whole table."""
-        if not 0 <= least_coverage <= 1:
-            raise ValidationError("least_coverage", f"it is a share from 0 to 1, not {least_coverage!r}")
-        async with self.service.session() as session:
-            space = await SpaceRepository(session).get(name)
-        statuses = await read_statuses(self.service, self.table, attempts=self.settings.embedding_attempts)
-        status = next(status for status in statuses if status.id == space.id)
+        status = await self._status(name)
         return Verification(
             space=name,
             coverage=status.coverage,
@@ -96,13 +92,13 @@ class ModelChange:
             set_aside=status.set_aside,
             index=status.index,
             recall=None,
-            faults=tuple(_faults(status, least_coverage)),
+            faults=(*_retired(status), *_lacking(status, least_coverage), *_unindexed(status)),
         )
 
     async def cut_over(self, name: str, *, force: bool, least_coverage: float) -> Space:
         """Let the space serve; Conflict with its faults unless it is ready."""
         if not force:
-            _require_ready("cut over to", await self.verify(name, least_coverage=least_coverage))
+            _require("cut over to", name, (await self.verify(name, least_coverage=least_coverage)).faults)
 
         async def work(spaces: SpaceRepository) -> Space:
             space = await spaces.get(name)
@@ -114,12 +110,12 @@ class ModelChange:
 
         return await self._changing(work)
 
-    async def roll_back(self, *, force: bool) -> Space:
-        """Let the space serve that served before; it was kept complete, or it is refused."""
+    async def roll_back(self, *, force: bool, least_coverage: float) -> Space:
+        """Let the space serve that served before, with its index or, as it may have been before, without one."""
         async with self.service.session() as session:
             name = _way_back(await SpaceRepository(session).before()).name
         if not force:
-            _require_ready("go back to", await self.verify(name))
+            _require("go back to", name, _lacking(await self._status(name), least_coverage))
 
         async def work(spaces: SpaceRepository) -> Space:
             space = _way_back(await spaces.before())
@@ -147,6 +143,13 @@ class ModelChange:
         async with self.service.session() as session:
             space = await SpaceRepository(session).get(name)
         return SpaceIndex(self.service, core_table(self.table.embeddings).name, space)
+
+    async def _status(self, name: str) -> SpaceStatus:
+        statuses = await read_statuses(self.service, self.table, attempts=self.settings.embedding_attempts)
+        found = next((status for status in statuses if status.name == name), None)
+        if found is None:
+            raise SpaceNotFound(name)
+        return found
 
     async def _mark_retired(self, name: str) -> tuple[Space, str]:
         async with self.service.session() as session:
@@ -246,21 +249,26 @@ def _way_back(space: EmbeddingSpace | None) -> EmbeddingSpace:
     return space
 
 
-def _require_ready(what: str, found: Verification) -> None:
-    if not found.ready:
-        raise Conflict(f"cannot {what} {found.space!r}: {'; '.join(found.faults)}")
+def _require(what: str, name: str, faults: Sequence[str]) -> None:
+    if faults:
+        raise Conflict(f"cannot {what} {name!r}: {'; '.join(faults)}")
 
 
-def _faults(status: SpaceStatus, least_coverage: float) -> list[str]:
-    faults = ["it is retired; add_space makes it anew"] if status.state == "retired" else []
-    if status.coverage < least_coverage:
-        faults.extend(_lacking(status))
-    if status.index in ("absent", "incomplete"):
-        faults.append(f"its {status.index_method} index is {status.index}: build_index builds it")
-    return faults
+def _retired(status: SpaceStatus) -> list[str]:
+    return ["it is retired; add_space makes it anew"] if status.state == "retired" else []
 
 
-def _lacking(status: SpaceStatus) -> list[str]:
+def _unindexed(status: SpaceStatus) -> list[str]:
+    if status.index in ("none", "ready"):
+        return []
+    return [f"its {status.index_method} index is {status.index}: build_index builds it"]
+
+
+def _lacking(status: SpaceStatus, least_coverage: float) -> list[str]:
+    if not 0 <= least_coverage <= 1:
+        raise ValidationError("least_coverage", f"it is a share from 0 to 1, not {least_coverage!r}")
+    if status.coverage >= least_coverage:
+        return []
     lost = status.wanted - status.covered - status.pending - status.set_aside
     verbs = {
         "have neither vector nor job: backfill queues them": lost,
@@ -268,5 +276,5 @@ def _lacking(status: SpaceStatus) -> list[str]:
         "were set aside after failing: retry_set_aside takes them up again": status.set_aside,
     }
     said = [f"{number:,} of {status.wanted:,} rows {verb}" for verb, number in verbs.items() if number > 0]
-    # Counted at different moments while others write, they may hide one another.
+    # A job beside a vector, which a worker is about to find, would hide a row that has neither.
     return said or [f"{status.wanted - status.covered:,} of {status.wanted:,} rows have no vector"]

@@ -43,24 +43,28 @@ class SpaceStatus:
 
 
 async def read_statuses(service: Service, table: EmbeddedTable, *, attempts: int) -> list[SpaceStatus]:
-    """The status of every space of the schema, oldest first."""
+    """The status of every space of the schema, oldest first, all as of one moment."""
     name = core_table(table.embeddings).name
-    async with service.session() as session:
+
+    async def read(session: AsyncSession) -> list[SpaceStatus]:
         spaces = await SpaceRepository(session).list()
         wanted = (await session.execute(queue.wanted_rows(table))).scalar_one()
         vectors = await _by_space(session, queue.coverage(table))
         jobs = await _by_space(session, queue.owed(table, attempts=attempts))
         indexes = await index_states(session, schema=service.schema, table=name)
-    return [
-        _status(
-            space,
-            wanted,
-            vectors.get(space.id, (0, 0)),
-            jobs.get(space.id, (0, 0)),
-            indexes.get(index_name(name, space.id)),
-        )
-        for space in spaces
-    ]
+        return [
+            _status(
+                space,
+                wanted,
+                vectors.get(space.id, (0, 0)),
+                jobs.get(space.id, (0, 0)),
+                indexes.get(index_name(name, space.id)),
+            )
+            for space in spaces
+        ]
+
+    # Else a row whose vector is stored between two of the counts would seem to be lost.
+    return await service.transaction(read, isolation="REPEATABLE READ")
 
 
 async def _by_space(session: AsyncSession, statement: Select[Any]) -> dict[int, tuple[int, int]]:
