@@ -85,7 +85,7 @@ async def measure_recall(
     _check("k", k, _MOST_NEIGHBOURS)
     options = options or SearchOptions()
     shares: list[float] = []
-    owners: set[str] = set()
+    planned: dict[str, bool] = {}
     by_index = 0
     async with service.single_statements() as session:
         sampled = await _sample(session, service.schema, table, space, wanted=sample)
@@ -93,14 +93,16 @@ async def measure_recall(
             search = _Search(space, table, one, k=k, options=options)
             if (share := await search.share_found(session)) is not None:
                 shares.append(share)
-                owners.add(one.owner_id)
-                by_index += await search.used_index(session)
+                # An owner's searches are planned alike.
+                if one.owner_id not in planned:
+                    planned[one.owner_id] = await search.reads_index(session)
+                by_index += search.path == "index" and planned[one.owner_id]
     return Recall(
         sample=len(shares),
         k=k,
         mean=sum(shares) / len(shares) if shares else 1.0,
         lowest=min(shares, default=1.0),
-        owners=len(owners),
+        owners=len(planned),
         by_index=by_index / len(shares) if shares else 0.0,
     )
 
@@ -151,7 +153,7 @@ class _Search:
         self._owner = bindparam("owner_id", sampled.owner_id, Text, unique=True)
         self._vector = bindparam("vector", sampled.vector, String, unique=True)
         self._k = k
-        self._path = ""
+        self.path = ""
         arm, path = vector_arm(
             self._source,
             self._vector,
@@ -171,16 +173,14 @@ class _Search:
         if not there:
             return None
         rows = (await session.execute(self._by_index)).all()
-        self._path = rows[0].path
+        self.path = rows[0].path
         scores = [row.score for row in rows if row.id != self._id][: self._k]
         least = last - _TOLERANCE * max(1.0, abs(last))
         found = sum(1 for score in scores if score >= least)
         return found / int(there)
 
-    async def used_index(self, session: AsyncSession) -> bool:
-        """Whether that answer came by the index arm, and its plan reads the space's index."""
-        if self._path != "index":
-            return False
+    async def reads_index(self, session: AsyncSession) -> bool:
+        """Whether the plan of the search has the space's index for the index arm."""
         plan = "\n".join(await session.scalars(_explain(self._by_index)))
         return re.search(rf'using "?{re.escape(self._index)}(_new|_old)?(_p\d+)?"? ', plan) is not None
 

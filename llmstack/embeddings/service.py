@@ -19,11 +19,21 @@ from . import queue
 from .change import ModelChange, Retirement, Verification
 from .errors import SpaceNotServing
 from .index import IndexWatcher
+from .parameters import index_parameters as index_parameters_of
 from .protocol import Embedder, Kind
 from .queue import EmbeddedTable, PendingCounts
 from .recall import Recall, measure_recall
 from .serving import Serving
-from .spaces import Distance, IndexMethod, Space, SpaceOptions, SpaceRepository, Storage, check_dimensions
+from .spaces import (
+    Distance,
+    IndexMethod,
+    Quantization,
+    Space,
+    SpaceOptions,
+    SpaceRepository,
+    Storage,
+    check_dimensions,
+)
 from .status import SpaceStatus, read_statuses
 from .worker import Progress, Run
 
@@ -127,7 +137,7 @@ class EmbeddingService:
         """The queue of a space, or of all whose embedder is known; without an embedder, of all."""
         if space is not None:
             return await self._pending([(await self._get(space)).name], owner_id)
-        return await self._pending(list(self._serving.known) or None, owner_id)
+        return await self._pending(None if self.embedder is None else self._serving.known, owner_id)
 
     async def retry_set_aside(self, *, space: str | None = None, owner_id: str | None = None) -> int:
         """Make jobs that failed too often new again; return how many."""
@@ -188,14 +198,17 @@ class EmbeddingService:
         distance: Distance = "cosine",
         storage: Storage = "halfvec",
         index_method: IndexMethod = "hnsw",
-        index_parameters: Mapping[str, int] | None = None,
+        index_parameters: Mapping[str, int] | str | None = None,
+        quantization: Quantization | None = None,
     ) -> Space:
         """Make a space for the embedder, which this process knows from now on; it grows in the shadow until a cut-over.
 
         When this returns, every document that is written gets a job in it. The same space again is left as it is, and
         one with other options is a ConfigurationError. The embedder's own space serves at once where none does yet.
+        `index_parameters` may be a preset of HNSW: fast, balanced or accurate.
         """
-        options = SpaceOptions(distance, storage, index_method, dict(index_parameters or {}))
+        parameters = index_parameters_of(index_method, index_parameters)
+        options = SpaceOptions(distance, storage, index_method, parameters, quantization)
         await self._serving.measure(embedder)
         options.check(embedder)
         self._serving.check(embedder)
@@ -211,8 +224,11 @@ class EmbeddingService:
         return space
 
     async def verify(self, space: str, *, least_coverage: float = 1.0) -> Verification:
-        """What the space lacks to serve: vectors, or its index. Counts the whole table."""
-        return await self._change.verify(space, least_coverage=least_coverage)
+        """What the space lacks to serve: vectors, or its index; and the recall of that. Counts the whole table."""
+        found = await self._change.verify(space, least_coverage=least_coverage)
+        if found.index != "ready":
+            return found
+        return dataclasses.replace(found, recall=(await self.measure_recall(space)).mean)
 
     async def cut_over(self, space: str, *, force: bool = False, least_coverage: float = 1.0) -> Space:
         """Let the space serve: every process that knows its embedder follows within `space_refresh` seconds.

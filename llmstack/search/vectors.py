@@ -36,6 +36,8 @@ OPERATORS = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
 LARGEST_HALF, LARGEST_SINGLE = 65504.0, 3.4e38
 MAX_EF_SEARCH = 1000
 OVERSAMPLING, MAX_OVERSAMPLING = 4, 100
+# So many rows for each distance among them are too many to be believed.
+_EQUAL = 50
 # A list of IVFFlat is made for about a thousand rows, so these are some tens of thousands of comparisons.
 _PROBES, _MOST_PROBES = 20, 100
 
@@ -123,7 +125,7 @@ def vector_arm(
     """A CTE of (id, score), nearest first, and the path that the statement took: exact, index or guard.
 
     The number of matching rows, counted up to `exact_rows` + 1, decides inside the statement which arm runs;
-    an index scan that returns fewer rows than asked is replaced by the exact scan.
+    an index scan that returns fewer rows than asked, or little but equal ones, is replaced by the exact scan.
     """
     origin = joined if joined is not None else source.id.table
     counted = (source.owner_id == owner, *source.scope)
@@ -156,20 +158,20 @@ def vector_arm(
     )
     ranked = found if source.bits is None else _reranked(found, candidates)
     near = ranked.cte(f"near{suffix}").prefix_with("MATERIALIZED")
-    short = select(func.count()).select_from(near).scalar_subquery() < candidates
+    doubtful = select(_doubt(near, candidates, name=f"doubt{suffix}").c.doubtful).scalar_subquery()
     # Adding zero keeps the planner from answering this arm by the index.
     plain = distance + 0.0
     exact = (
         select(source.id.label("id"), plain.label("distance"))
         .select_from(origin)
-        .where(*scope, or_(few, short))
+        .where(*scope, or_(few, doubtful))
         .order_by(plain, source.id)
         .limit(candidates)
         .cte(f"exact{suffix}")
         .prefix_with("MATERIALIZED")
     )
     nearest = union_all(
-        select(exact.c.id, exact.c.distance), select(near.c.id, near.c.distance).where(~short)
+        select(exact.c.id, exact.c.distance), select(near.c.id, near.c.distance).where(~doubtful)
     ).subquery()
     # A stored zero vector has no cosine distance: NaN, which sorts last here and would win as a score.
     arm = (
@@ -179,10 +181,20 @@ def vector_arm(
     )
     path = func.coalesce(
         select(_EXACT).where(few).scalar_subquery(),
-        select(_GUARD).where(short).scalar_subquery(),
+        select(_GUARD).where(doubtful).scalar_subquery(),
         _INDEX,
     )
     return arm.prefix_with("MATERIALIZED"), path
+
+
+def _doubt(near: CTE, candidates: int, *, name: str) -> CTE:
+    """Whether the index arm is to be answered again: it is short, or nearly all of its rows are equally near.
+
+    Equal vectors link to one another alone, and a graph scan that comes in among hundreds of them does not come out.
+    """
+    distances = func.count(near.c.distance.distinct())
+    doubtful = or_(func.count() < candidates, distances <= (max(1, candidates // _EQUAL) if candidates > 1 else 0))
+    return select(doubtful.label("doubtful")).select_from(near).cte(name).prefix_with("MATERIALIZED")
 
 
 def _hamming_distance(

@@ -7,7 +7,7 @@ import re
 
 import pytest
 from pgvector.sqlalchemy import VECTOR
-from sql_support import SOURCE, compiled, cte, search_sql, searched
+from sql_support import SOURCE, compiled, cte, search_sql, searched, sql_of
 from sql_support import VECTOR as TARGET
 from sqlalchemy import cast
 
@@ -87,6 +87,15 @@ def test_rows_are_counted_one_beyond_the_bound_and_at_least_to_the_candidates() 
     for exact_rows, counted in ((10_000, 10_001), (0, 101)):
         options = SearchOptions(exact_rows=exact_rows)
         assert counted in compiled(searched(**SEARCH, options=options)).params.values()
+
+
+@pytest.mark.parametrize(("candidates", "distances"), [(1, 0), (2, 1), (99, 1), (100, 2), (1000, 20)])
+def test_pages_of_equal_distances_are_not_believed(candidates: int, distances: int) -> None:
+    statement = searched(**SEARCH, limit=1, options=SearchOptions(candidates=candidates))
+    body = cte(sql_of(statement), "doubt")
+    assert body.startswith("SELECT count(*) < ")
+    name = body.split("count(DISTINCT near.distance) <= :")[1].split("::")[0]
+    assert compiled(statement).params[name] == distances
 
 
 def test_the_rows_are_joined_only_when_something_is_asked_of_them() -> None:
