@@ -26,7 +26,7 @@ from .queries import any_of, has_vector
 from .records import AddProgress, AddResult, DocumentInput, PreparedDocument
 from .writer import Written, require_unchanged, write_documents
 
-BATCH_DOCUMENTS = 200
+BATCH_DOCUMENTS = 500
 BATCH_CHARACTERS = 1_000_000
 SINGLE_FAILURES = 3
 ROUNDS_AT_ONCE = 2
