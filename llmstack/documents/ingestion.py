@@ -93,11 +93,11 @@ class Ingestion:
     async def _prepare_after(self, previous: Batch | None, batch: Batch) -> Prepared | None:
         if not batch.groups:
             return None
-        if batch.may_follow(previous):
-            # Where there is no second connection, its turn comes with the first one's release.
-            with contextlib.suppress(DatabaseUnavailable):
-                return await self._prepare(batch.groups[0])
         if previous is not None:
+            if batch.may_follow(previous):
+                # Where there is no second connection, its turn comes with the first one's release.
+                with contextlib.suppress(DatabaseUnavailable):
+                    return await self._prepare(batch.groups[0])
             await previous.stored.wait()
         return await self._prepare(batch.groups[0])
 

@@ -85,9 +85,9 @@ class Batch:
         """Which documents it will write."""
         return {item.prepared.identity for item in self.items if item.prepared is not None}
 
-    def may_follow(self, other: Batch | None) -> bool:
+    def may_follow(self, other: Batch) -> bool:
         """Whether it can be prepared while the other is being stored: neither text nor vector depends on that."""
-        return other is None or (len(other.groups) < 2 and self.identities.isdisjoint(other.identities))
+        return len(other.groups) < 2 and self.identities.isdisjoint(other.identities)
 
 
 @dataclass(slots=True, frozen=True)
