@@ -41,8 +41,10 @@ class Remote:
     async def ask(self, **command: Any) -> Any:
         """Send a command; its answer."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command).encode() + b"\n")
-        await self._process.stdin.drain()
+        # Where it has ended already, the answer tells.
+        with contextlib.suppress(ConnectionError):
+            self._process.stdin.write(json.dumps(command).encode() + b"\n")
+            await self._process.stdin.drain()
         return await self.answer()
 
     async def answer(self) -> Any:
