@@ -10,6 +10,7 @@ LLMStackError
 ├── Conflict                              the row exists already or changed meanwhile
 │   └── DocumentChanged, TextNotKept
 ├── EmbeddingError                        an embedder failed; the text is kept and its job is pending
+├── RetrievalError                        a reranker or an expander failed; a search goes on without it
 └── DatabaseError                         PostgreSQL said no, and we know what it means
     ├── DatabaseUnavailable (ConnectionError)
     ├── StatementTimeout (TimeoutError)

@@ -17,7 +17,8 @@ from .output import counted, emit_json, plain, queue_line, show, table
 
 if TYPE_CHECKING:
     from ..embeddings import SpaceStatus, Verification
-    from ..embeddings.spaces import Distance, IndexMethod, Storage
+    from ..embeddings.builds import IndexProgress
+    from ..embeddings.spaces import Distance, IndexMethod, Quantization, Storage
 
 app = typer.Typer(help="Status, pending work, spaces and indexes of embeddings.", no_args_is_help=True)
 
@@ -150,6 +151,12 @@ async def add_space(
     parameter: Annotated[
         list[str] | None, typer.Option(help="A parameter of the index, such as m=24.", show_default=False)
     ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="fast, balanced or accurate, in place of parameters.", show_default=False)
+    ] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="binary: the index holds bits, the vectors rank.", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make a space for another embedder; it grows in the shadow until a cut-over."""
@@ -163,7 +170,8 @@ async def add_space(
             distance=cast("Distance", distance),
             storage=cast("Storage", storage),
             index_method=cast("IndexMethod", index_method),
-            index_parameters=_parameters(parameter or []),
+            index_parameters=_parameters(parameter or [], preset),
+            quantization=cast("Quantization | None", quantization),
         )
     if json:
         emit_json(space)
@@ -174,7 +182,11 @@ async def add_space(
     typer.echo(f"to queue every chunk: {_command(call, 'backfill', space.name)}")
 
 
-def _parameters(given: list[str]) -> dict[str, int]:
+def _parameters(given: list[str], preset: str | None) -> dict[str, int] | str:
+    if preset is not None:
+        if given:
+            raise ConfigurationError("--preset and --parameter exclude one another; give one of them")
+        return preset
     pairs = [one.partition("=") for one in given]
     for name, _, value in pairs:
         if not name or not value.isdecimal():
@@ -266,18 +278,23 @@ async def retire(call: Invocation, name: SpaceName, *, json: Json = False) -> No
 async def build_index(
     call: Invocation,
     *,
+    space: Space = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build it anew beside the old one, then swap.")] = False,
     drop: Annotated[bool, typer.Option("--drop", help="Drop it instead; searches become exact scans.")] = False,
     json: Json = False,
 ) -> None:
-    """Build the approximate index of the embedder's space while everybody reads and writes."""
+    """Build the approximate index of the serving space, or of another one, while everybody reads and writes."""
+    if drop and rebuild:
+        raise ConfigurationError("--drop and --rebuild exclude one another; give one of them")
     async with call.stack() as stack:
-        name = (await stack.embeddings.space()).name
+        name = space or (await stack.embeddings.space()).name
         built: list[str] = []
         if drop:
-            await stack.embeddings.drop_index()
+            await stack.embeddings.drop_index(space=space)
         else:
-            with _bar("indexing") as progress:
-                built = await stack.embeddings.build_index(progress=progress)
+            make = stack.embeddings.rebuild_index if rebuild else stack.embeddings.build_index
+            with _index_bar() as progress:
+                built = await make(space=space, progress=progress)
     if json:
         emit_json({"space": name, "built": built, "dropped": drop})
     elif drop:
@@ -286,6 +303,26 @@ async def build_index(
         typer.echo(
             f"built {counted(len(built), 'index partition')} of {name}" if built else f"{name} is indexed already"
         )
+
+
+@contextlib.contextmanager
+def _index_bar() -> Iterator[Callable[[IndexProgress], None] | None]:
+    """A bar on stderr where that is a terminal, which says what PostgreSQL is doing."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import Progress
+
+    from .output import console
+
+    with Progress(console=console(error=True), transient=True) as progress:
+        task = progress.add_task("indexing", total=1.0)
+
+        def move(to: IndexProgress) -> None:
+            said = f"partition {to.partition} of {to.partitions}, {to.phase}"
+            progress.update(task, completed=to.share, description=said)
+
+        yield move
 
 
 @contextlib.contextmanager

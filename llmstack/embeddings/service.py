@@ -13,17 +13,29 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.database import Service
 from ..errors import Conflict
+from ..search import SearchOptions
 from ..settings import Settings
 from . import queue
 from .change import ModelChange, Retirement, Verification
 from .errors import SpaceNotServing
-from .index import Progress
+from .index import IndexWatcher
+from .parameters import index_parameters as index_parameters_of
 from .protocol import Embedder, Kind
 from .queue import EmbeddedTable, PendingCounts
+from .recall import Recall, measure_recall
 from .serving import Serving
-from .spaces import Distance, IndexMethod, Space, SpaceOptions, SpaceRepository, Storage, check_dimensions
+from .spaces import (
+    Distance,
+    IndexMethod,
+    Quantization,
+    Space,
+    SpaceOptions,
+    SpaceRepository,
+    Storage,
+    check_dimensions,
+)
 from .status import SpaceStatus, read_statuses
-from .worker import Run
+from .worker import Progress, Run
 
 _BACKFILL_ROWS = 5_000
 
@@ -164,10 +176,15 @@ class EmbeddingService:
         """Every space of the schema, with its coverage of this table, its jobs and the state of its index."""
         return await read_statuses(self._service, self._table, attempts=self._settings.embedding_attempts)
 
-    async def build_index(self, *, space: str | None = None, progress: Progress | None = None) -> list[str]:
+    async def build_index(self, *, space: str | None = None, progress: IndexWatcher | None = None) -> list[str]:
         """Build the space's index on each partition, blocking nobody; return the names that were built."""
         name = (await (self.space() if space is None else self._living(space))).name
         return await (await self._change.index_of(name)).build(progress=progress)
+
+    async def rebuild_index(self, *, space: str | None = None, progress: IndexWatcher | None = None) -> list[str]:
+        """Build the space's index anew beside the old one and swap it in; return the names that were built."""
+        name = (await (self.space() if space is None else self._living(space))).name
+        return await (await self._change.index_of(name)).rebuild(progress=progress)
 
     async def drop_index(self, *, space: str | None = None) -> None:
         """Drop the space's indexes; searches stay right and become slower."""
@@ -181,14 +198,17 @@ class EmbeddingService:
         distance: Distance = "cosine",
         storage: Storage = "halfvec",
         index_method: IndexMethod = "hnsw",
-        index_parameters: Mapping[str, int] | None = None,
+        index_parameters: Mapping[str, int] | str | None = None,
+        quantization: Quantization | None = None,
     ) -> Space:
         """Make a space for the embedder, which this process knows from now on; it grows in the shadow until a cut-over.
 
         When this returns, every document that is written gets a job in it. The same space again is left as it is, and
         one with other options is a ConfigurationError. The embedder's own space serves at once where none does yet.
+        `index_parameters` may be a preset of HNSW: fast, balanced or accurate.
         """
-        options = SpaceOptions(distance, storage, index_method, dict(index_parameters or {}))
+        parameters = index_parameters_of(index_method, index_parameters)
+        options = SpaceOptions(distance, storage, index_method, parameters, quantization)
         await self._serving.measure(embedder)
         options.check(embedder)
         self._serving.check(embedder)
@@ -204,8 +224,11 @@ class EmbeddingService:
         return space
 
     async def verify(self, space: str, *, least_coverage: float = 1.0) -> Verification:
-        """What the space lacks to serve: vectors, or its index. Counts the whole table."""
-        return await self._change.verify(space, least_coverage=least_coverage)
+        """What the space lacks to serve: vectors, or its index; and the recall of that. Counts the whole table."""
+        found = await self._change.verify(space, least_coverage=least_coverage)
+        if found.index != "ready":
+            return found
+        return dataclasses.replace(found, recall=(await self.measure_recall(space)).mean)
 
     async def cut_over(self, space: str, *, force: bool = False, least_coverage: float = 1.0) -> Space:
         """Let the space serve: every process that knows its embedder follows within `space_refresh` seconds.
@@ -230,6 +253,12 @@ class EmbeddingService:
         """
         self._serving.forget()
         return await self._change.retire(space)
+
+    async def measure_recall(self, space: str | None = None, *, sample: int = 100, k: int = 10) -> Recall:
+        """How many of the nearest vectors the space's index finds; see `embeddings.recall`."""
+        found = await self.space() if space is None else await self._get(space)
+        options = SearchOptions(candidates=self._settings.search_candidates, ef_search=self._settings.ef_search)
+        return await measure_recall(self._service, self._table, found, sample=sample, k=k, options=options)
 
     async def _get(self, name: str) -> Space:
         async with self._service.session() as session:

@@ -13,17 +13,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ..db.schemas import qualified, schema_of
 from ..errors import ConfigurationError, Conflict
 from .errors import SpaceNotFound
-from .models import DISTANCES, INDEX_METHODS, STORAGES, EmbeddingSpace
+from .models import DISTANCES, INDEX_METHODS, QUANTIZATIONS, STORAGES, EmbeddingSpace
+from .parameters import fault_of_parameters
 from .protocol import Embedder
 from .vectors import INDEXABLE
 
 Distance = Literal["cosine", "inner_product", "l2"]
 IndexMethod = Literal["hnsw", "ivfflat", "none"]
+Quantization = Literal["binary"]
 Storage = Literal["halfvec", "vector"]
 
 _MOST_DIMENSIONS = 16_000
 _ATTEMPTS = 3
-_PARAMETERS = {"hnsw": ("m", "ef_construction"), "ivfflat": ("lists",), "none": ()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Space:
     distance: str
     storage: str
     index_method: str
+    quantization: str | None = None
 
     @classmethod
     def of(cls, row: EmbeddingSpace) -> Space:
@@ -47,6 +49,7 @@ class Space:
             distance=row.distance,
             storage=row.storage,
             index_method=row.index_method,
+            quantization=row.quantization,
         )
 
 
@@ -58,15 +61,18 @@ class SpaceOptions:
     storage: str = "halfvec"
     index_method: str = "hnsw"
     index_parameters: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    quantization: str | None = None
 
     def check(self, embedder: Embedder) -> None:
         """ConfigurationError for what no space can be."""
         _check_one_of("distance", self.distance, DISTANCES)
         _check_one_of("storage", self.storage, STORAGES)
         _check_one_of("index_method", self.index_method, INDEX_METHODS)
-        _check_parameters(self.index_method, self.index_parameters)
+        _check_quantization(self.quantization, self.index_method)
+        if fault := fault_of_parameters(self.index_method, self.index_parameters):
+            raise ConfigurationError(fault)
         _check_length(embedder)
-        most = INDEXABLE[self.storage]
+        most = INDEXABLE["bit" if self.quantization else self.storage]
         if self.index_method != "none" and embedder.dimensions > most:
             raise ConfigurationError(
                 f"embedder {embedder.name!r} has {embedder.dimensions} dimensions, and pgvector indexes {self.storage} "
@@ -87,14 +93,12 @@ def _check_one_of(name: str, value: object, allowed: Sequence[str]) -> None:
         raise ConfigurationError(f"{name} {value!r} is unknown; use one of {', '.join(allowed)}")
 
 
-def _check_parameters(method: str, given: Mapping[str, Any]) -> None:
-    known = _PARAMETERS[method]
-    for name, value in given.items():
-        if name not in known:
-            takes = ", ".join(known) or "none"
-            raise ConfigurationError(f"{method} has no index parameter {name!r}; it takes {takes}")
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigurationError(f"{name} of {method} must be a whole number above 0, not {value!r}")
+def _check_quantization(quantization: str | None, method: str) -> None:
+    if quantization is None:
+        return
+    _check_one_of("quantization", quantization, QUANTIZATIONS)
+    if method == "none":
+        raise ConfigurationError(f"quantization {quantization!r} is that of an index; index_method 'none' has none")
 
 
 def _check_length(embedder: Embedder) -> None:
