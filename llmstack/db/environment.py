@@ -83,12 +83,13 @@ def _options(schema: str, settings: Settings, *, default_schema: str | None = No
 
 def _run_offline(schema: str, settings: Settings) -> None:
     is_downgrade = _command() == "downgrade"
+    # Several where it was given as `heads`, which alembic itself takes for a single revision here.
+    starting: Any = context.get_starting_revision_argument() if is_downgrade else None
     context.configure(
         dialect_name="postgresql",
         literal_binds=True,
         dialect_opts={"paramstyle": "named"},
-        # Alembic takes the word `heads` for a single revision here.
-        starting_rev=context.get_starting_revision_argument() if is_downgrade else None,
+        starting_rev=starting,
         **_options(schema, settings),
     )
     if not is_downgrade:

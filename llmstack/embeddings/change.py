@@ -264,9 +264,14 @@ def _unindexed(status: SpaceStatus) -> list[str]:
     return [f"its {status.index_method} index is {status.index}: build_index builds it"]
 
 
+def check_share(field: str, value: float) -> None:
+    """Refuse what is no share, such as a percentage."""
+    if not 0 <= value <= 1:
+        raise ValidationError(field, f"it is a share from 0 to 1, not {value!r}")
+
+
 def _lacking(status: SpaceStatus, least_coverage: float) -> list[str]:
-    if not 0 <= least_coverage <= 1:
-        raise ValidationError("least_coverage", f"it is a share from 0 to 1, not {least_coverage!r}")
+    check_share("least_coverage", least_coverage)
     if status.coverage >= least_coverage:
         return []
     lost = status.wanted - status.covered - status.pending - status.set_aside

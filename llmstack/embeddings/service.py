@@ -16,7 +16,7 @@ from ..errors import Conflict
 from ..search import SearchOptions
 from ..settings import Settings
 from . import queue
-from .change import ModelChange, Retirement, Verification
+from .change import ModelChange, Retirement, Verification, check_share
 from .errors import SpaceNotServing
 from .index import IndexWatcher
 from .parameters import index_parameters as index_parameters_of
@@ -223,18 +223,30 @@ class EmbeddingService:
         self._serving.forget()
         return space
 
-    async def verify(self, space: str, *, least_coverage: float = 1.0) -> Verification:
-        """What the space lacks to serve: vectors, or its index; and the recall of that. Counts the whole table."""
+    async def verify(
+        self, space: str, *, sample: int = 100, least_coverage: float = 1.0, least_recall: float = 0.9
+    ) -> Verification:
+        """What the space lacks to serve: vectors, its index, or recall, measured by so many of its vectors.
+
+        Counts the whole table. Recall is not measured without an index, nor with a `sample` of 0.
+        """
+        check_share("least_recall", least_recall)
         found = await self._change.verify(space, least_coverage=least_coverage)
-        if found.index != "ready":
+        if found.index != "ready" or sample == 0:
             return found
-        return dataclasses.replace(found, recall=(await self.measure_recall(space)).mean)
+        recall = (await self.measure_recall(space, sample=sample)).mean
+        found = dataclasses.replace(found, recall=recall)
+        if recall >= least_recall:
+            return found
+        low = f"its index finds {recall:.1%} of the nearest vectors: raise ef_search, or give the index more links"
+        return dataclasses.replace(found, faults=(*found.faults, low))
 
     async def cut_over(self, space: str, *, force: bool = False, least_coverage: float = 1.0) -> Space:
         """Let the space serve: every process that knows its embedder follows within `space_refresh` seconds.
 
-        Conflict unless `verify` finds it ready, or `force`. While documents are written some vectors are always owed:
-        then `least_coverage`, say .999, is the share to ask for. What served before is kept up, for `roll_back`.
+        Conflict with what `verify` says of vectors and index, unless `force`; recall is not measured. While documents
+        are written some vector is always owed: then `least_coverage`, say .999, is the share to ask for. What served
+        before is kept up, for `roll_back`.
         """
         served = await self._change.cut_over(space, force=force, least_coverage=least_coverage)
         self._serving.forget()

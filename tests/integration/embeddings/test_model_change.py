@@ -16,6 +16,7 @@ from llmstack.db import Database
 from llmstack.db.migrate import apply_grants
 from llmstack.db.schemas import quote
 from llmstack.embeddings import Retirement, SpaceNotFound
+from llmstack.embeddings.recall import Recall
 from llmstack.errors import ConfigurationError, Conflict, DatabaseError, ValidationError
 from llmstack.settings import Settings
 from llmstack.testing import servers
@@ -67,6 +68,30 @@ async def test_verifying_says_what_is_missing_until_nothing_is(begun: LLMStack, 
     last = await embeddings.verify("new")
     assert (last.coverage, last.pending, last.set_aside, last.index) == (1.0, 0, 0, "ready")
     assert (last.faults, last.ready) == ((), True)
+
+
+async def test_the_recall_of_an_index_is_measured_and_one_that_finds_too_little_is_a_fault(
+    grown: LLMStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings = grown.embeddings
+    assert (await embeddings.verify("new", sample=5)).recall == 1.0
+    assert (await embeddings.verify("new", sample=0)).recall is None
+    await embeddings.drop_index(space="old")
+    assert (await embeddings.verify("old")).recall is None
+    for share in (-1.0, 95.0):
+        with pytest.raises(ValidationError, match="least_recall"):
+            await embeddings.verify("new", least_recall=share)
+    with pytest.raises(ValidationError, match="sample"):
+        await embeddings.verify("new", sample=-1)
+
+    async def half(*arguments: Any, **more: Any) -> Recall:
+        return Recall(sample=5, k=10, mean=0.5, lowest=0.1, owners=1, by_index=1.0)
+
+    monkeypatch.setattr("llmstack.embeddings.service.measure_recall", half)
+    low = await embeddings.verify("new")
+    assert (low.recall, low.ready) == (0.5, False)
+    assert low.faults[0].startswith("its index finds 50.0% of the nearest vectors")
+    assert (await embeddings.verify("new", least_recall=0.5)).ready
 
 
 async def test_a_space_without_an_index_method_needs_no_index(both: LLMStack, new: Model) -> None:
