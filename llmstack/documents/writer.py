@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, column, delete, func, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, column, delete, func, select, update
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
@@ -207,19 +207,25 @@ def _plan(prepared: PreparedDocument, document: Document, before: dict[bytes, Ro
     return plan
 
 
-async def _parameters(session: AsyncSession) -> tuple[tuple[float, ...], set[int]]:
-    """What new chunks are weighed by, and the spaces that want their vectors, in one round trip."""
+def _read_parameters() -> Select[Any]:
+    spaces = living().cte("living")
+    ids = select(func.array_agg(spaces.c.id)).scalar_subquery()
+    one = select(ids.label("spaces")).subquery()
     columns = (
         CorpusStatistics.bm25_k1,
         CorpusStatistics.bm25_b,
         CorpusStatistics.bm25_average_length,
         CorpusStatistics.bm25_context_weight,
     )
-    spaces = living().cte("living")
-    ids = select(func.array_agg(spaces.c.id)).scalar_subquery()
-    one = select(ids.label("spaces")).subquery()
-    statement = select(one.c.spaces, *columns).outerjoin_from(one, CorpusStatistics, CorpusStatistics.corpus == CORPUS)
-    found, *bm25 = (await session.execute(statement)).one()
+    return select(one.c.spaces, *columns).outerjoin_from(one, CorpusStatistics, CorpusStatistics.corpus == CORPUS)
+
+
+_PARAMETERS = _read_parameters()
+
+
+async def _parameters(session: AsyncSession) -> tuple[tuple[float, ...], set[int]]:
+    """What new chunks are weighed by, and the spaces that want their vectors, in one round trip."""
+    found, *bm25 = (await session.execute(_PARAMETERS)).one()
     return (K1, B, AVERAGE_LENGTH, CONTEXT_WEIGHT) if bm25[0] is None else tuple(bm25), set(found or ())
 
 
@@ -325,11 +331,17 @@ def _sort(
 
 async def _owe_others(session: AsyncSession, plans: Sequence[_Plan], space: Space | None) -> None:
     """Note a job in every other living space: neither what grows in the shadow nor the way back may lack a document."""
-    pairs = ((id_, chunk) for plan in plans for id_, chunk in zip(plan.ids, plan.prepared.chunks, strict=True))
-    leaves = [chunk_id for chunk_id, chunk in pairs if chunk.is_leaf]
-    for start in range(0, len(leaves), STATEMENT_ROWS):
-        part = leaves[start : start + STATEMENT_ROWS]
-        await session.execute(owe(EMBEDDED, part, but=None if space is None else space.id))
+    but = None if space is None else space.id
+    for are_new in (True, False):
+        leaves = [
+            plan.ids[index]
+            for plan in plans
+            for index, chunk in enumerate(plan.prepared.chunks)
+            if chunk.is_leaf and (index not in plan.kept) == are_new
+        ]
+        for start in range(0, len(leaves), STATEMENT_ROWS):
+            part = leaves[start : start + STATEMENT_ROWS]
+            await session.execute(owe(EMBEDDED, part, are_new=are_new, but=but))
 
 
 async def _embedded(session: AsyncSession, plans: Sequence[_Plan], space: Space) -> set[uuid.UUID]:

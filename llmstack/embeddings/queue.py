@@ -258,8 +258,7 @@ def enqueue(
     missing = (
         select(rows.owner_id, rows.id)
         .where(table.wanted)
-        .where(~exists().where(_of_row(table, embeddings.c), embeddings.c.space_id == space.id))
-        .where(~exists().where(_of_row(table, jobs.c), jobs.c.space_id == space.id))
+        .where(_has_none(embeddings, table, space.id), _has_none(jobs, table, space.id))
         .where(exists().where(EmbeddingSpace.id == space.id, EmbeddingSpace.state != "retired"))
         .order_by(rows.id)
         .limit(limit)
@@ -285,18 +284,28 @@ def enqueue(
     return select(number, last)
 
 
-def owe(table: EmbeddedTable, row_ids: Sequence[uuid.UUID], *, but: int | None = None) -> Executable:
-    """Make jobs for wanted rows in every living space, `but` one, in which they have no vector."""
+def _has_none(other: Table, table: EmbeddedTable, space_id: Any) -> ColumnElement[bool]:
+    """The row has no vector, or no job, in the space: looked up for each row, in its partition alone."""
+    found = select(literal(1)).where(_of_row(table, other.c), other.c.space_id == space_id)
+    # An OFFSET, for without it a page of rows becomes a join that reads the vectors of all.
+    return ~found.offset(0).exists()
+
+
+def owe(
+    table: EmbeddedTable, row_ids: Sequence[uuid.UUID], *, are_new: bool = False, but: int | None = None
+) -> Executable:
+    """Make jobs for wanted rows in every living space, `but` one, in which they have no vector; new rows have none."""
     rows, jobs, embeddings = table.rows, core_table(table.jobs), core_table(table.embeddings)
     owed = (
         select(rows.owner_id, rows.id, EmbeddingSpace.id)
         .select_from(rows)
         .join(EmbeddingSpace, EmbeddingSpace.state != "retired")
         .where(rows.id == func.any(_array(row_ids, Uuid())), table.wanted)
-        .where(~exists().where(_of_row(table, embeddings.c), embeddings.c.space_id == EmbeddingSpace.id))
         # Whoever makes the same jobs at this moment makes them in this order too.
         .order_by(rows.id, EmbeddingSpace.id)
     )
+    if not are_new:
+        owed = owed.where(_has_none(embeddings, table, EmbeddingSpace.id))
     if but is not None:
         owed = owed.where(EmbeddingSpace.id != but)
     return insert(jobs).from_select(["owner_id", "chunk_id", "space_id"], owed).on_conflict_do_nothing()
