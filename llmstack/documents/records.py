@@ -98,12 +98,14 @@ class SearchHits(list[SearchHit]):
     """The hits of one search, best first, and how they were found.
 
     `vector_path`: how the vector leg was answered (`exact`, `index`, or `guard` where the index came short and an
-    exact scan replaced it); None without that leg or without hits.
+    exact scan replaced it); None without that leg or without hits. `search_id` names the search in the search log; None
+    where it is not kept.
     """
 
     def __init__(self, hits: Iterable[SearchHit] = (), *, vector_path: str | None = None) -> None:
         super().__init__(hits)
         self.vector_path = vector_path
+        self.search_id: uuid.UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from .columns import B, CONTEXT_WEIGHT, K1
+from .columns import CONTEXT_WEIGHT, K1, B
 from .fusion import Weighted
 
 DEFAULT_ALPHA = Weighted().alpha

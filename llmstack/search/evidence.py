@@ -37,8 +37,8 @@ def query_terms(words: str, *, corpus: str, languages: CTE) -> Select[Any]:
 
 def term_counts(model: type[Any], *, owner_id: str, ids: Sequence[uuid.UUID], lexemes: Sequence[str]) -> Select[Any]:
     """(id, length, context_length, terms): rows' lengths, and {lexeme: [frequency, frequency in the context]}."""
-    read = func.unnest(model.search_vector).table_valued("lexeme", "positions", "weights", name="t")
-    read = read.render_derived().lateral()
+    unnested = func.unnest(model.search_vector).table_valued("lexeme", "positions", "weights", name="t")
+    read = unnested.render_derived().lateral()
     frequency = func.cardinality(cast(read.c.positions, ARRAY(Integer)))
     in_context = func.cardinality(func.array_positions(cast(read.c.weights, ARRAY(Text)), cast("A", Text)))
     asked = read.c.lexeme == func.any(cast(list(lexemes), ARRAY(Text)))
