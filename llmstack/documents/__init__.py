@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from .calibration import Calibration as Calibration
+from .calibration import Tuning as Tuning
 from .chunking import ChunkingConfig as ChunkingConfig
 from .chunking import ChunkPiece as ChunkPiece
+from .errors import CalibrationNotFound as CalibrationNotFound
 from .errors import ChunkNotFound as ChunkNotFound
 from .errors import DocumentChanged as DocumentChanged
 from .errors import DocumentNotFound as DocumentNotFound
+from .errors import SearchNotFound as SearchNotFound
 from .errors import TextNotKept as TextNotKept
+from .feedback import Feedback as Feedback
+from .feedback import JudgedQuery as JudgedQuery
+from .feedback import RecordedHit as RecordedHit
+from .feedback import RecordedSearch as RecordedSearch
 from .models import Chunk as Chunk
 from .models import ChunkEmbedding as ChunkEmbedding
 from .models import Document as Document
@@ -33,6 +41,8 @@ from .service import DocumentService as DocumentService
 __all__ = [
     "AddProgress",
     "AddResult",
+    "Calibration",
+    "CalibrationNotFound",
     "Chunk",
     "ChunkEmbedding",
     "ChunkNotFound",
@@ -47,15 +57,21 @@ __all__ = [
     "DocumentService",
     "DocumentStatistics",
     "EmbeddingJob",
+    "Feedback",
+    "JudgedQuery",
     "Leg",
     "MatchedTerm",
     "Page",
     "PlanStep",
     "QueryTerm",
     "Recency",
+    "RecordedHit",
+    "RecordedSearch",
     "ResultOptions",
     "SearchExplanation",
     "SearchHit",
     "SearchHits",
+    "SearchNotFound",
     "TextNotKept",
+    "Tuning",
 ]

@@ -172,7 +172,8 @@ class SearchHits(list[SearchHit]):
 
     `mode`: the legs that answered. `vector_path`: how the vector leg was answered (`exact`, `index`, or `guard` where
     the index came short and an exact scan replaced it); None without that leg or without hits. `reranked`: whether a
-    reranker gave the order. `explanation` where it was asked for.
+    reranker gave the order. `explanation` where it was asked for. `search_id` names the search in the search log; None
+    where none is kept.
     """
 
     def __init__(
@@ -189,6 +190,7 @@ class SearchHits(list[SearchHit]):
         self.vector_path = vector_path
         self.reranked = reranked
         self.explanation = explanation
+        self.search_id: uuid.UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

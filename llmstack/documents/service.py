@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,7 +16,9 @@ from ..errors import ValidationError
 from ..retrieval import Expander, Reranker
 from ..search import StatisticsRefresh, Weighted
 from ..search.fusion import Fusion
+from ..search.reweigh import check_parameters
 from ..settings import Settings
+from .calibration import Calibrator
 from .chunking import ChunkingConfig
 from .errors import DocumentChanged
 from .freshness import StatisticsKeeper
@@ -34,12 +37,14 @@ from .records import (
 )
 from .repository import DocumentRepository
 from .results import GroupBy, Recency, ResultOptions
+from .search_log import SearchLog
 from .searching import Searcher, SearchRequest
+from .tuning import TuningVerbs
 
 Result = TypeVar("Result")
 
 
-class DocumentService:
+class DocumentService(TuningVerbs):
     """Adds, finds, searches and removes documents; `stack.documents`."""
 
     def __init__(self, service: Service, embeddings: EmbeddingService, settings: Settings) -> None:
@@ -48,6 +53,8 @@ class DocumentService:
         self._settings = settings
         self._searcher = Searcher(service=service, embeddings=embeddings, settings=settings)
         self._statistics = StatisticsKeeper(service)
+        self._log = SearchLog(service, settings)
+        self._calibrator = Calibrator(service, embeddings, settings, self._statistics)
         self._ingestion = Ingestion(
             service=service, embeddings=embeddings, settings=settings, on_written=self._statistics.changed
         )
@@ -208,7 +215,19 @@ class DocumentService:
             ),
             explain=explain,
         )
-        return await self._searcher.search(request)
+        started = time.perf_counter()
+        hits = await self._searcher.search(request)
+        hits.search_id = self._log.note(
+            owner_id=owner_id,
+            query=query,
+            mode=hits.mode or "text",
+            limit=limit,
+            where=request.where,
+            hits=hits,
+            vector_path=hits.vector_path,
+            elapsed=time.perf_counter() - started,
+        )
+        return hits
 
     @property
     def vector_paths(self) -> Mapping[str, int]:
@@ -316,16 +335,26 @@ class DocumentService:
         """Read the term statistics that BM25 ranks by anew; None while another process does."""
         return await self._statistics.refresh()
 
-    async def reweigh(self) -> int:
-        """Weigh every chunk by the corpus' measured average length, a batch at a time; return how many changed.
+    async def reweigh(
+        self,
+        *,
+        k1: float | None = None,
+        b: float | None = None,
+        average_length: float | None = None,
+        context_weight: float | None = None,
+    ) -> int:
+        """Give the corpus these BM25 parameters and weigh every chunk by them; return how many changed.
 
-        Worth it when `refresh_statistics` measures an average that is off by more than two from what rows are
-        weighed by; small corpora see to it themselves. A run that was stopped goes on where it is called again.
+        Without an `average_length` it is the measured one, which is worth it when `refresh_statistics` measures one
+        that is off by more than two from what rows are weighed by; small corpora see to it themselves. Chunks are
+        rewritten a batch at a time. A run that was stopped goes on where it is called again.
         """
-        return await self._statistics.reweigh()
+        given = {"k1": k1, "b": b, "average_length": average_length, "context_weight": context_weight}
+        return await self._statistics.reweigh(check_parameters(given))
 
     async def settle(self) -> None:
         """Wait for background work."""
+        await self._log.settle()
         await self._statistics.settle()
 
     async def _read(self, work: Callable[[DocumentRepository], Awaitable[Result]]) -> Result:
