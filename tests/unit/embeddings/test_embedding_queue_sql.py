@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
-from sqlalchemy import Executable
 from sqlalchemy.dialects import postgresql
 
 from llmstack.documents.embedding import EMBEDDED
@@ -14,8 +14,9 @@ from llmstack.embeddings.queue import enqueue, forget_vectors, owe
 SPACE = Space(id=3, name="m", dimensions=8, distance="cosine", storage="halfvec", index_method="hnsw")
 
 
-def _sql(statement: Executable) -> str:
-    return " ".join(str(statement.compile(dialect=postgresql.dialect())).split())  # type: ignore[attr-defined]
+def _sql(statement: Any) -> str:
+    dialect: Any = postgresql.dialect
+    return " ".join(str(statement.compile(dialect=dialect())).split())
 
 
 def test_what_a_row_has_is_looked_up_for_each_row_and_never_joined() -> None:
