@@ -76,4 +76,8 @@ class Settings(BaseSettings):
     search_candidates: int = Field(100, ge=1, description="rows each leg hands to the fusion")
     lexical_budget: int = Field(2000, ge=1, description="estimated rows that the text leg may score")
     exact_rows: int = Field(10_000, ge=0, description="matching rows up to which vectors are compared exactly")
+    rerank_timeout: float = Field(5.0, gt=0, description="seconds after which a search goes on without its reranker")
+    expansion_timeout: float = Field(5.0, gt=0, description="seconds after which it goes on without other wordings")
     ef_search: int = Field(200, ge=1, le=1000, description="breadth of an HNSW scan")
+    search_log: bool = Field(False, description="keep a log of searches and of the rows that they found, without text")
+    search_log_retention: float = Field(30.0, gt=0, description="days after which a logged search is deleted")

@@ -6,14 +6,15 @@ of their identity, so that concurrent writers of one identity follow one another
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, func, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, Row, and_, bindparam, column, delete, func, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
@@ -33,7 +34,13 @@ Vectors = Mapping[bytes, Sequence[float]]
 """Vectors by the hash of their chunk."""
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
+# The values are those of the statement's parameters, not columns of a row.
+_PUT_OPTIONS = {"populate_existing": True, "dml_strategy": "orm"}
 
+_DOCUMENT_COLUMNS = (
+    "id", "owner_id", "id_at_origin", "name", "document_type", "document_date", "language", "content", "content_hash",
+    "content_bytes", "chunking", "metadata",
+)  # fmt: skip
 _CHUNK_COLUMNS = {
     "id": "uuid", "owner_id": "text", "document_id": "uuid", "parent_id": "uuid", "position": "integer",
     "level": "integer", "content": "text", "context": "text", "token_count": "integer",
@@ -105,8 +112,10 @@ async def write_documents(
     The vectors are those of `space`. In every other living space each leaf without a vector gets a job.
     """
     ordered = sorted(documents, key=lambda document: document.identity)
-    rows = await _put_documents(session, ordered, keep_text=keep_text)
-    stored = await _stored_chunks(session, [row.id for row in rows.values()])
+    ids = {document.identity: uuid7() for document in ordered}
+    rows = await _put_documents(session, ordered, ids, keep_text=keep_text)
+    # Whoever has the id made here has no chunks yet.
+    stored = await _stored_chunks(session, [row.id for identity, row in rows.items() if row.id != ids[identity]])
     plans = [
         _plan(document, row, dict(stored.get(row.id, {}))) for document in ordered for row in (rows[document.identity],)
     ]
@@ -131,43 +140,48 @@ def _written(plan: _Plan, embedded: int, owed: list[bytes]) -> Written:
 
 
 async def _put_documents(
-    session: AsyncSession, documents: Sequence[PreparedDocument], *, keep_text: bool
-) -> dict[tuple[str, str], Document]:
-    values = [
-        {
-            "id": uuid7(),
-            "owner_id": document.owner_id,
-            "id_at_origin": document.id_at_origin,
-            "name": document.name,
-            "document_type": document.document_type,
-            "document_date": document.document_date,
-            "language": document.language,
-            "content": document.content if keep_text else None,
-            "content_hash": document.content_hash,
-            "content_bytes": document.content_bytes,
-            "chunking": document.chunking,
-            "metadata_": document.metadata,
-        }
-        for document in documents
-    ]
-    statement = insert(Document).values(values)
-    fresh = statement.excluded
-    replaced = {
-        name: fresh[name]
-        for name in (
-            "name", "document_type", "document_date", "language", "content", "content_hash", "content_bytes",
-            "chunking", "metadata",
+    session: AsyncSession, documents: Sequence[PreparedDocument], ids: Mapping[tuple[str, str], uuid.UUID], *,
+    keep_text: bool,
+) -> dict[tuple[str, str], Document]:  # fmt: skip
+    """Insert the documents under these ids; one whose identity is known keeps its own."""
+    rows = [
+        (
+            ids[document.identity], document.owner_id, document.id_at_origin, document.name,
+            document.document_type, document.document_date, document.language,
+            document.content if keep_text else None, document.content_hash, document.content_bytes,
+            document.chunking, document.metadata,
         )
-    }  # fmt: skip
-    returning = statement.on_conflict_do_update(
-        index_elements=[Document.owner_id, Document.id_at_origin],
-        set_={**replaced, "updated_at": func.now(), "deleted_at": None},
-    ).returning(Document)
-    found = await session.scalars(returning, execution_options={"populate_existing": True})
+        for document in documents
+    ]  # fmt: skip
+    names = map(_given, _DOCUMENT_COLUMNS)
+    # Not as values of the statement: the cache of compiled statements would keep the first texts alive.
+    given = {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    found = await session.scalars(_put_statement(), given, execution_options=_PUT_OPTIONS)
     return {(row.owner_id, row.id_at_origin): row for row in found}
 
 
+@functools.cache
+def _put_statement() -> Any:
+    """Rows as one array for each column: the statement is the same for any number of them."""
+    columns = [Document.__table__.c[name] for name in _DOCUMENT_COLUMNS]
+    arrays = [bindparam(_given(target.name), type_=ARRAY(target.type)) for target in columns]
+    rows = func.unnest(*arrays).table_valued(*(column(target.name, target.type) for target in columns))
+    statement = insert(Document).from_select(_DOCUMENT_COLUMNS, select(*rows.render_derived().c))
+    fresh = statement.excluded
+    replaced = {name: fresh[name] for name in _DOCUMENT_COLUMNS if name not in ("id", "owner_id", "id_at_origin")}
+    return statement.on_conflict_do_update(
+        index_elements=[Document.owner_id, Document.id_at_origin],
+        set_={**replaced, "updated_at": func.now(), "deleted_at": None},
+    ).returning(Document)
+
+
+def _given(name: str) -> str:
+    return f"given_{name}"
+
+
 async def _stored_chunks(session: AsyncSession, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, dict[bytes, Row[Any]]]:
+    if not ids:
+        return {}
     statement: Any = select(
         Chunk.document_id, Chunk.content_hash, Chunk.id, Chunk.position, Chunk.start_offset, Chunk.end_offset,
         Chunk.language, Chunk.parent_id, Chunk.deleted_at,

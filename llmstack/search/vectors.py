@@ -30,7 +30,7 @@ from sqlalchemy.types import Float
 
 from ..errors import ValidationError
 
-_NAN = literal_column("'NaN'::float8", Float())
+NAN = literal_column("'NaN'::float8", Float())
 _EXACT, _GUARD, _INDEX = (literal_column(f"'{path}'", String()) for path in ("exact", "guard", "index"))
 OPERATORS = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
 LARGEST_HALF, LARGEST_SINGLE = 65504.0, 3.4e38
@@ -120,6 +120,7 @@ def vector_arm(
     candidates: int,
     exact_rows: int,
     ef_search: int,
+    suffix: str = "",
 ) -> tuple[CTE, ColumnElement[str]]:
     """A CTE of (id, score), nearest first, and the path that the statement took: exact, index or guard.
 
@@ -142,12 +143,12 @@ def vector_arm(
             .limit(exact_rows + 1)
             .subquery()
         )
-        .cte("reach")
+        .cte(f"reach{suffix}")
         .prefix_with("MATERIALIZED")
     )
     few = select(reach.c.rows).scalar_subquery() <= exact_rows
     taken = candidates if source.bits is None else candidates * source.oversampling
-    settings = _settings(max(ef_search, taken))
+    settings = _settings(max(ef_search, taken), name=f"settings{suffix}")
     found = (
         select(source.id.label("id"), distance.label("distance"))
         .select_from(origin)
@@ -156,8 +157,8 @@ def vector_arm(
         .limit(taken)
     )
     ranked = found if source.bits is None else _reranked(found, candidates)
-    near = ranked.cte("near").prefix_with("MATERIALIZED")
-    doubtful = select(_doubt(near, candidates).c.doubtful).scalar_subquery()
+    near = ranked.cte(f"near{suffix}").prefix_with("MATERIALIZED")
+    doubtful = select(_doubt(near, candidates, name=f"doubt{suffix}").c.doubtful).scalar_subquery()
     # Adding zero keeps the planner from answering this arm by the index.
     plain = distance + 0.0
     exact = (
@@ -166,7 +167,7 @@ def vector_arm(
         .where(*scope, or_(few, doubtful))
         .order_by(plain, source.id)
         .limit(candidates)
-        .cte("exact")
+        .cte(f"exact{suffix}")
         .prefix_with("MATERIALIZED")
     )
     nearest = union_all(
@@ -175,8 +176,8 @@ def vector_arm(
     # A stored zero vector has no cosine distance: NaN, which sorts last here and would win as a score.
     arm = (
         select(nearest.c.id, similarity(nearest.c.distance, source.distance).label("score"))
-        .where(nearest.c.distance != _NAN)
-        .cte("vec")
+        .where(nearest.c.distance != NAN)
+        .cte(f"vec{suffix}")
     )
     path = func.coalesce(
         select(_EXACT).where(few).scalar_subquery(),
@@ -186,14 +187,14 @@ def vector_arm(
     return arm.prefix_with("MATERIALIZED"), path
 
 
-def _doubt(near: CTE, candidates: int) -> CTE:
+def _doubt(near: CTE, candidates: int, *, name: str) -> CTE:
     """Whether the index arm is to be answered again: it is short, or nearly all of its rows are equally near.
 
     Equal vectors link to one another alone, and a graph scan that comes in among hundreds of them does not come out.
     """
     distances = func.count(near.c.distance.distinct())
     doubtful = or_(func.count() < candidates, distances <= (max(1, candidates // _EQUAL) if candidates > 1 else 0))
-    return select(doubtful.label("doubtful")).select_from(near).cte("doubt").prefix_with("MATERIALIZED")
+    return select(doubtful.label("doubtful")).select_from(near).cte(name).prefix_with("MATERIALIZED")
 
 
 def _hamming_distance(
@@ -208,7 +209,7 @@ def _reranked(taken: Select[Any], candidates: int) -> Select[Any]:
     return select(rows.c.id, rows.c.distance).order_by(rows.c.distance, rows.c.id).limit(candidates)
 
 
-def _settings(ef_search: int) -> CTE:
+def _settings(ef_search: int, *, name: str) -> CTE:
     # Executed inside the statement, before the index scan asks for them; local to its transaction.
     values: dict[str, ColumnElement[str] | str] = {
         "hnsw.ef_search": str(min(ef_search, MAX_EF_SEARCH)),
@@ -221,4 +222,4 @@ def _settings(ef_search: int) -> CTE:
     applied = and_(
         *(func.set_config(literal_column(f"'{name}'"), value, true()).is_not(None) for name, value in values.items())
     )
-    return select(applied.label("ready")).cte("settings").prefix_with("MATERIALIZED")
+    return select(applied.label("ready")).cte(name).prefix_with("MATERIALIZED")

@@ -13,17 +13,13 @@ from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import asyncpg
 
 from llmstack.db import Service
+from llmstack.documents import queries
 from llmstack.documents.models import Chunk
-from llmstack.documents.queries import (
-    DocumentFilter,
-    search_conditions,
-    spoken_languages,
-    vector_source,
-    with_passages,
-)
+from llmstack.documents.queries import DocumentFilter, search_conditions
+from llmstack.documents.results import PLAIN
 from llmstack.embeddings import EmbeddingSpace, Space
 from llmstack.embeddings.index import SpaceIndex
-from llmstack.search import SearchOptions, hybrid, refresh_statistics
+from llmstack.search import SearchOptions, refresh_statistics
 from llmstack.testing import servers
 
 CHUNKS, DOCUMENTS, OF_BIG, OWNERS, DIMENSIONS = 100_000, 10_000, 1100, 40, 32
@@ -108,17 +104,14 @@ async def plan_of(service: Service, owner_id: str, *, exact_rows: int = 1000, **
     """The executed plan of the statement that `stack.documents.search` sends."""
     async with service.session() as session:
         space = Space.of((await session.scalars(select(EmbeddingSpace))).one())
-        if "vector" in arguments:
-            arguments["source"] = vector_source(space)
-        ranked = hybrid(
-            Chunk,
-            corpus=CORPUS,
+        asked: dict[str, Any] = {"query": None, "vector": None, "limit": 10, "fusion": None, "results": PLAIN}
+        statement = queries.search(
             owner_id=owner_id,
-            languages=spoken_languages(owner_id),
+            space=space if "vector" in arguments else None,
             options=SearchOptions(exact_rows=exact_rows),
-            **arguments,
+            **{**asked, **arguments},
         )
-        compiled = with_passages(ranked).compile(dialect=asyncpg.dialect())  # type: ignore[no-untyped-call]
+        compiled = statement.compile(dialect=asyncpg.dialect())  # type: ignore[no-untyped-call]
         connection = (await (await session.connection()).get_raw_connection()).driver_connection
         assert connection is not None
         given = (compiled.params[name] for name in compiled.positiontup or ())
