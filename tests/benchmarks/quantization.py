@@ -164,6 +164,9 @@ async def _load(service: Service, space: EmbeddingSpace, ids: Sequence[uuid.UUID
 
 
 async def _megabytes(service: Service, name: str) -> float:
-    statement = text("SELECT sum(pg_relation_size(oid)) / 2 ^ 20 FROM pg_class WHERE starts_with(relname, :name)")
+    statement = text(
+        "SELECT sum(pg_relation_size(c.oid)) / 2 ^ 20 FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
+        "WHERE nspname = :schema AND starts_with(relname, :name)"
+    )
     async with service.single_statements() as session:
-        return float(await session.scalar(statement, {"name": f"{name}_p"}) or 0.0)
+        return float(await session.scalar(statement, {"schema": service.schema, "name": f"{name}_p"}) or 0.0)
