@@ -128,7 +128,7 @@ def check_indexable(space: EmbeddingSpace) -> None:
         raise ConfigurationError(
             f"embedding space {space.name!r} has {space.dimensions} dimensions; pgvector indexes "
             f"{space.storage} up to {most}, so this space is searched exactly; "
-            "ask the model for fewer dimensions to index it"
+            "ask the model for fewer dimensions, or quantize a new space, to index it"
         )
     if space.index_method == "none":
         raise ConfigurationError(f"embedding space {space.name!r} has index_method 'none': it is searched exactly")
