@@ -14,7 +14,7 @@ from .base import Base
 MODULES = {"kernel": "db", "embeddings": "embeddings", "documents": "documents"}
 """The branches, lowest first, and the packages that hold their models and revisions."""
 
-_RUN_TIME = re.compile(r"^ix_\w+_s\d+(_p\d+)?$")
+_RUN_TIME = re.compile(r"^ix_\w+_s\d+(_new|_old)?(_p\d+)?$")
 
 
 def target_metadata(schema: str | None) -> MetaData:

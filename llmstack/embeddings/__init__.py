@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .builds import IndexProgress as IndexProgress
 from .change import Retirement as Retirement
 from .change import Verification as Verification
 from .embedders import CallableEmbedder as CallableEmbedder
@@ -20,6 +21,7 @@ from .models import EmbeddingMixin as EmbeddingMixin
 from .models import EmbeddingSpace as EmbeddingSpace
 from .queue import EmbeddedTable as EmbeddedTable
 from .queue import PendingCounts as PendingCounts
+from .recall import Recall as Recall
 from .service import EmbeddingService as EmbeddingService
 from .service import ProcessResult as ProcessResult
 from .spaces import Space as Space
@@ -35,11 +37,13 @@ __all__ = [
     "EmbeddingMixin",
     "EmbeddingService",
     "EmbeddingSpace",
+    "IndexProgress",
     "Kind",
     "LiteLLMEmbedder",
     "LocalEmbedder",
     "PendingCounts",
     "ProcessResult",
+    "Recall",
     "Retirement",
     "Space",
     "SpaceNotFound",

@@ -91,7 +91,7 @@ class IndexDefinition:
     def _bytes(self, rows: int) -> int:
         space, parameters = self.space, self._parameters(rows)
         if space.index_method == "ivfflat":
-            return _lists_bytes(parameters["lists"], vector=self._vector_bytes)
+            return _lists_bytes(rows, lists=parameters["lists"], vector=self._vector_bytes)
         return _graph_bytes(rows, m=parameters["m"], vector=self._vector_bytes)
 
     @property
@@ -115,10 +115,10 @@ def _graph_bytes(rows: int, *, m: int, vector: int) -> int:
     return rows * (vector + 32 * m + 200) * 11 // 10 + _BLOCK
 
 
-def _lists_bytes(lists: int, *, vector: int) -> int:
-    """What pgvector's k-means holds: the sampled vectors, three sets of centres, and distances between them."""
-    samples = max(lists * _SAMPLES_OF_A_LIST, _LEAST_SAMPLES)
-    return (samples + 3 * lists) * vector + 4 * lists * (samples + lists) + (1 << 20)
+def _lists_bytes(rows: int, *, lists: int, vector: int) -> int:
+    """What pgvector's k-means holds: room for the samples, three sets of centres, and distances between them."""
+    room = max(lists * _SAMPLES_OF_A_LIST, _LEAST_SAMPLES)
+    return (room + 3 * lists) * vector + 4 * lists * (min(room, rows) + lists) + (1 << 20)
 
 
 def check_indexable(space: EmbeddingSpace) -> None:
@@ -128,7 +128,7 @@ def check_indexable(space: EmbeddingSpace) -> None:
         raise ConfigurationError(
             f"embedding space {space.name!r} has {space.dimensions} dimensions; pgvector indexes "
             f"{space.storage} up to {most}, so this space is searched exactly; "
-            "ask the model for fewer dimensions to index it"
+            "ask the model for fewer dimensions, or quantize a new space, to index it"
         )
     if space.index_method == "none":
         raise ConfigurationError(f"embedding space {space.name!r} has index_method 'none': it is searched exactly")

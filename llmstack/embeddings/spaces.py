@@ -76,7 +76,8 @@ class SpaceOptions:
         if self.index_method != "none" and embedder.dimensions > most:
             raise ConfigurationError(
                 f"embedder {embedder.name!r} has {embedder.dimensions} dimensions, and pgvector indexes {self.storage} "
-                f"up to {most}; give index_method='none' to search it exactly, or ask the model for fewer dimensions"
+                f"up to {most}; give quantization='binary' to index bits, index_method='none' to search it exactly, "
+                "or ask the model for fewer dimensions"
             )
 
     def differences(self, space: EmbeddingSpace) -> list[str]:

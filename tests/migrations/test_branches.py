@@ -140,6 +140,11 @@ async def test_check_overlooks_tables_and_indexes_that_services_and_hosts_made(e
         "((embedding::halfvec(3)) halfvec_cosine_ops) WHERE space_id = 1",
         f"CREATE INDEX ix_chunk_embeddings_s1_p03 ON {partition} USING hnsw "
         "((embedding::halfvec(3)) halfvec_cosine_ops) WHERE space_id = 1",
+        # A rebuild is under way, or was broken off.
+        f'CREATE INDEX ix_chunk_embeddings_s1_new ON ONLY "{SCHEMA}".chunk_embeddings USING hnsw '
+        "((embedding::halfvec(3)) halfvec_cosine_ops) WHERE space_id = 1",
+        f"CREATE INDEX ix_chunk_embeddings_s1_old_p03 ON {partition} USING hnsw "
+        "((embedding::halfvec(3)) halfvec_cosine_ops) WHERE space_id = 1",
     )
     await migrate.check(engine, schema=SCHEMA)
 

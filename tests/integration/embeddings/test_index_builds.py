@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import pytest
+from index_support import change, states
 from sqlalchemy import text
 from sqlalchemy.pool import QueuePool
 from vector_support import add_vector_space, clustered, load_vectors
@@ -17,7 +18,7 @@ from llmstack.embeddings import builds as builds_module
 from llmstack.embeddings import definition
 from llmstack.embeddings.builds import IndexProgress
 from llmstack.embeddings.index import SpaceIndex
-from llmstack.errors import DatabaseUnavailable
+from llmstack.errors import DatabaseUnavailable, ValidationError
 from llmstack.settings import Settings
 
 ROWS, DIMENSIONS = 3000, 64
@@ -36,16 +37,6 @@ async def index(llmstack_service: Service) -> SpaceIndex:
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builds_module, "_POLL_SECONDS", 0.01)
-
-
-async def states(service: Service) -> dict[str, bool]:
-    """Every index of a space, and whether it is valid."""
-    statement = text(
-        "SELECT relname, indisvalid FROM pg_index JOIN pg_class ON oid = indexrelid "
-        "WHERE relname LIKE 'ix_chunk_embeddings_s%'"
-    )
-    async with service.single_statements() as session:
-        return {row.relname: row.indisvalid for row in await session.execute(statement)}
 
 
 def checked_out(service: Service) -> int:
@@ -186,6 +177,29 @@ async def test_progress_needs_no_second_connection_to_go_on(llmstack_service: Se
     assert {one.phase for one in told} == {"done"}
 
 
+async def give_little_memory(service: Service) -> None:
+    async with service.session() as session:
+        database = service.database.engine.url.database
+        await session.execute(text(f"ALTER DATABASE {database} SET maintenance_work_mem = '1MB'"))
+        await session.commit()
+    await service.database.engine.dispose()
+
+
+async def test_lists_get_the_memory_that_they_need_and_without_it_leave_nothing(
+    llmstack_service: Service, index: SpaceIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = await change(llmstack_service, index.space, index_method="ivfflat", index_parameters={"lists": 1500})
+    lists = SpaceIndex(llmstack_service, "chunk_embeddings", space)
+    await give_little_memory(llmstack_service)
+    monkeypatch.setattr(definition, "_MOST_MEMORY", 20 << 20)
+    with pytest.raises(ValidationError, match="memory required is"):
+        await lists.build()
+    assert set((await states(llmstack_service)).values()) <= {True}
+    monkeypatch.undo()
+    await lists.build()
+    assert list((await states(llmstack_service)).values()) == [True] * 17
+
+
 async def notices(index: SpaceIndex, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What pgvector says while it builds."""
     heard: list[str] = []
@@ -208,10 +222,6 @@ async def test_the_graph_of_a_partition_fits_into_the_memory_that_is_asked_for(
     await load_vectors(llmstack_service, space, ["acme"] * 10_000, clustered(10_000, 64))
     # Nothing but the estimate.
     monkeypatch.setattr(definition, "_LEAST_MEMORY", 1 << 20)
-    async with llmstack_service.session() as session:
-        database = llmstack_service.database.engine.url.database
-        await session.execute(text(f"ALTER DATABASE {database} SET maintenance_work_mem = '1MB'"))
-        await session.commit()
-    await llmstack_service.database.engine.dispose()
+    await give_little_memory(llmstack_service)
     index = SpaceIndex(llmstack_service, "chunk_embeddings", space)
     assert await notices(index, monkeypatch) == []

@@ -242,7 +242,9 @@ async def test_a_search_is_one_round_trip(world: World) -> None:
 
 
 async def test_the_settings_of_a_search_end_with_its_transaction(world: World) -> None:
-    names = ("hnsw.ef_search", "hnsw.iterative_scan", "ivfflat.iterative_scan")
+    names = (
+        "hnsw.ef_search", "hnsw.iterative_scan", "ivfflat.probes", "ivfflat.iterative_scan", "ivfflat.max_probes"
+    )  # fmt: skip
     options = SearchOptions(exact_rows=0, candidates=50, ef_search=333)
     statement = hybrid(
         Chunk,
@@ -262,6 +264,6 @@ async def test_the_settings_of_a_search_end_with_its_transaction(world: World) -
         assert (await session.execute(read)).one() == before
     async with world.service.session() as session:
         await session.execute(statement)
-        assert (await session.execute(read)).one() == ("333", "strict_order", "relaxed_order")
+        assert (await session.execute(read)).one() == ("333", "strict_order", "20", "relaxed_order", "100")
         await session.rollback()
         assert (await session.execute(read)).one() == before
