@@ -126,7 +126,7 @@ def _relevant(one: JudgedQuery) -> dict[Key, float]:
         raise ValidationError("query", "it is empty")
     if not isinstance(one.relevant, Mapping):
         raise ValidationError("relevant", "it is a mapping of id_at_origin or chunk UUID to a grade")
-    graded = {key: check_grade(grade) for key, grade in one.relevant.items()}
+    graded = {_key(key): check_grade(grade) for key, grade in one.relevant.items()}
     if not any(graded.values()):
         raise ValidationError("relevant", f"nothing is relevant for the query {one.query!r:.60}")
     return graded
@@ -287,7 +287,7 @@ class Calibrator:
             lifted = await self._search(session, one, None, None, candidates=wide, rows=wide)
             judged += lifted
             pool = await self._counts(session, one, [hit.chunk_id for hit in lifted])
-        relevant: dict[Hashable, float] = {_key(key): grade for key, grade in one.relevant.items()}
+        relevant: dict[Hashable, float] = {**one.relevant}
         return Legs(
             relevant=relevant,
             units={hit.chunk_id: hit.chunk_id if hit.chunk_id in relevant else hit.id_at_origin for hit in judged},
@@ -327,7 +327,8 @@ class Calibrator:
     async def _counts(self, session: AsyncSession, one: JudgedQuery, ids: Sequence[uuid.UUID]) -> list[TermCounts]:
         languages = languages_cte(spoken_languages(one.owner_id))
         words = parse_query(one.query, operators=one.operators).words
-        weights = dict((await session.execute(query_terms(words, corpus=CORPUS, languages=languages))).tuples())
+        terms = await session.execute(query_terms(words, corpus=CORPUS, languages=languages))
+        weights = {row.lexeme: row.weight for row in terms}
         if not ids or not weights:
             return []
         rows = await session.execute(term_counts(Chunk, owner_id=one.owner_id, ids=ids, lexemes=list(weights)))
@@ -415,10 +416,8 @@ class Calibrator:
                     await connection.invalidate()
 
 
-def _key(key: Key) -> Hashable:
-    if isinstance(key, uuid.UUID):
-        return key
-    return check_text("relevant", key)
+def _key(key: Key) -> Key:
+    return key if isinstance(key, uuid.UUID) else check_text("relevant", key)
 
 
 def _check_rule(minimum: int, standard_errors: float) -> None:
