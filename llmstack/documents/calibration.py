@@ -20,7 +20,7 @@ from ..db.models import CorpusStatistics, StoredCalibration
 from ..db.translate import translating
 from ..embeddings import EmbeddingService, Space
 from ..errors import Conflict, ValidationError
-from ..search import SearchOptions, Weighted
+from ..search import SearchOptions
 from ..search.calibration import (
     ALPHAS,
     DEFAULT_ALPHA,
@@ -279,20 +279,20 @@ class Calibrator:
         tune_text: bool,
     ) -> Legs:
         candidates = self._settings.search_candidates
-        hits = await self._search(session, one, vector, space, candidates=candidates, rows=2 * candidates)
-        judged = list(hits)
+        text = await self._search(session, one, None, None, rows=candidates)
+        nearest = SearchHits() if vector is None else await self._search(session, one, vector, space, rows=candidates)
+        judged = [*text, *nearest]
         pool: Sequence[TermCounts] = ()
         if tune_text:
-            wide = min(POOL * candidates, MAX_LIMIT)
-            lifted = await self._search(session, one, None, None, candidates=wide, rows=wide)
+            lifted = await self._search(session, one, None, None, rows=POOL * candidates)
             judged += lifted
             pool = await self._counts(session, one, [hit.chunk_id for hit in lifted])
-        relevant: dict[Hashable, float] = {**one.relevant}
+        relevant: dict[Hashable, float] = {key: grade for key, grade in one.relevant.items()}  # noqa: C416
         return Legs(
             relevant=relevant,
             units={hit.chunk_id: hit.chunk_id if hit.chunk_id in relevant else hit.id_at_origin for hit in judged},
-            text={hit.chunk_id: hit.legs["text"].score for hit in hits if "text" in hit.legs},
-            vector={hit.chunk_id: hit.legs["vector"].score for hit in hits if "vector" in hit.legs},
+            text={hit.chunk_id: hit.legs["text"].score for hit in text},
+            vector={hit.chunk_id: hit.legs["vector"].score for hit in nearest},
             pool=pool,
         )
 
@@ -303,20 +303,20 @@ class Calibrator:
         vector: Sequence[float] | None,
         space: Space | None,
         *,
-        candidates: int,
         rows: int,
     ) -> SearchHits:
+        """The best rows of one leg, the vector's where there is a vector."""
+        rows = min(rows, MAX_LIMIT)
         return await DocumentRepository(session, settings=self._settings).search(
             owner_id=one.owner_id,
             query=one.query,
-            mode="text" if vector is None else "hybrid",
+            mode="text" if vector is None else "vector",
             vector=vector,
             space=space,
             where=one.where,
-            limit=min(rows, MAX_LIMIT),
-            fusion=Weighted(),
+            limit=rows,
             options=SearchOptions(
-                candidates=candidates,
+                candidates=rows,
                 budget=self._settings.lexical_budget,
                 exact_rows=self._settings.exact_rows,
                 ef_search=self._settings.ef_search,

@@ -56,6 +56,7 @@ async def noisy(make_stack: MakeStack) -> LLMStack:
     stack = make_stack(embedder=embedder_of(noise, dimensions=16))
     await added(stack, [one for number in range(COUNT) for one in about(number)])
     await stack.documents.refresh_statistics()
+    await stack.documents.settle()
     return stack
 
 
@@ -93,7 +94,8 @@ async def test_where_vectors_are_noise_alpha_goes_down_and_held_out_queries_rise
 
 
 async def test_where_nothing_differs_the_default_stays_and_is_recorded(make_stack: MakeStack) -> None:
-    stack = make_stack(embedder=embedder_of(vector_of, dimensions=64))
+    last_line = embedder_of(lambda content: vector_of(content.split("\n")[-1]), dimensions=64)
+    stack = make_stack(embedder=last_line)
     await added(stack, [document(str(number), f"subject{number}") for number in range(25)])
     found = await stack.documents.calibrate(judged(range(25)))
     assert not found.changed
@@ -176,6 +178,7 @@ async def test_the_ranking_of_every_alpha_is_that_of_the_statement(make_stack: M
     stack = make_stack()
     await added(stack, [document(str(number), text_of(number % 25)) for number in range(40)])
     await stack.documents.refresh_statistics()
+    await stack.documents.settle()
     queries = [
         JudgedQuery(owner_id="acme", query=f"subject{number} filler{number} filler3", relevant={"1": 1})
         for number in range(8)
@@ -200,6 +203,7 @@ async def test_bm25_by_arithmetic_is_that_of_the_index(make_stack: MakeStack) ->
         ],
     )
     await stack.documents.refresh_statistics()
+    await stack.documents.settle()
     for k1, b, weight in ((1.2, 0.75, 1.0), (0.9, 0.4, 4.0), (1.6, 0.0, 0.0)):
         await stack.documents.reweigh(k1=k1, b=b, context_weight=weight, average_length=20.0)
         for legs in await stack.documents._calibrator.legs(judged(range(5)), tune_text=True):
@@ -217,6 +221,7 @@ async def titled(stack: LLMStack) -> list[JudgedQuery]:
         inputs.append(document(f"beside{number}", f"topic{number} " * 3 + "filler " * 20, document_name="Guide other"))
     await added(stack, inputs)
     await stack.documents.refresh_statistics()
+    await stack.documents.settle()
     return [
         JudgedQuery(owner_id="acme", query=f"topic{number}", relevant={f"about{number}": 1}) for number in range(40)
     ]

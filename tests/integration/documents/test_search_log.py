@@ -51,7 +51,7 @@ async def test_nothing_is_logged_unless_it_is_asked_for(stack: LLMStack) -> None
 
 
 async def test_a_search_is_read_back_with_what_it_found_and_how(logging_stack: LLMStack) -> None:
-    where = {"metadata": {"team": "hr", "n": {"$in": {1}}}, "document_type": "text"}
+    where: dict[str, Any] = {"metadata": {"team": "hr", "n": {"$in": {1}}}, "document_type": "text"}
     await search(logging_stack, "nothing", **where)
     hits = await logging_stack.documents.search(owner_id="acme", query="kettle number2", limit=3)
     page = await logging_stack.documents.searches(owner_id="acme")
@@ -113,7 +113,7 @@ async def test_feedback_is_read_back_and_a_later_grade_replaces_it(logging_stack
 async def test_pages_of_feedback_follow_one_another(logging_stack: LLMStack) -> None:
     for number in range(3):
         key = await search(logging_stack, f"kettle {number}")
-        grades = {"d0": 1, "d1": 2}
+        grades: Any = {"d0": 1, "d1": 2}
         await logging_stack.documents.record_feedback(owner_id="acme", search_id=key, grades=grades)
     found, cursor = [], None
     while True:
@@ -154,6 +154,7 @@ async def test_a_grade_that_means_nothing_is_refused(logging_stack: LLMStack, gr
 
 async def test_one_hit_is_not_graded_twice_at_once(logging_stack: LLMStack) -> None:
     hits = await logging_stack.documents.search(owner_id="acme", query="kettle")
+    assert hits.search_id is not None
     grades: Any = {hits[0].chunk_id: 1, hits[0].id_at_origin: 0}
     with pytest.raises(ValidationError, match="name the same hit"):
         await logging_stack.documents.record_feedback(owner_id="acme", search_id=hits.search_id, grades=grades)
@@ -195,7 +196,7 @@ async def test_feedback_becomes_judged_queries_in_which_the_last_grade_counts(lo
 async def test_a_calibration_reads_recorded_feedback(logging_stack: LLMStack) -> None:
     for number in range(20):
         key = await search(logging_stack, f"kettle number{number % 4} w{number}")
-        grades = {f"d{number % 4}": 1}
+        grades: Any = {f"d{number % 4}": 1}
         await logging_stack.documents.record_feedback(owner_id="acme", search_id=key, grades=grades)
     found = await logging_stack.documents.calibrate(owner_id="acme", dry_run=True)
     assert (found.evidence["source"], found.evidence["queries"]) == ("feedback", 20)
@@ -312,7 +313,7 @@ async def test_it_is_written_without_anybody_waiting_for_it(
     monkeypatch.setattr(search_log, "LINGER", 0.01)
     await search(logging_stack)
     async with asyncio.timeout(10):
-        while await rows(logging_stack) == 0:
+        while await rows(logging_stack) == 0:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
