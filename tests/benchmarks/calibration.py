@@ -11,6 +11,7 @@ import numpy as np
 from llmstack import LLMStack
 from llmstack.documents import DocumentInput, JudgedQuery
 from llmstack.documents.calibration import Legs, Tuning, decide
+from llmstack.embeddings import Embedder, LocalEmbedder
 from llmstack.search.calibration import TEXT_GRID, best_of
 
 from .corpora import Given
@@ -20,15 +21,24 @@ DRAWS, JUDGED = 100, 50
 
 
 async def measure(url: str, collection: Collection, *, draws: int = DRAWS) -> list[dict[str, Any]]:
-    """Mean nDCG@10 of queries that were not judged, before and after a calibration by those that were."""
-    legs, average_length = await _one_pass(url, collection)
-    return await asyncio.to_thread(_rows, collection.name, legs, average_length, draws)
+    """Mean nDCG@10 of queries that were not judged, before and after a calibration by those that were.
 
-
-async def _one_pass(url: str, collection: Collection) -> tuple[list[Legs], float]:
+    With the vectors given for the collection the legs are alike; with the local embedder's the words tell more.
+    """
     given = Given(name=f"calibration/{collection.name}", vectors=_by_text(collection))
-    schema = f"calibration_{collection.name}"
-    async with LLMStack.open(url, schema=schema, embedder=given) as stack:
+    alike, average_length = await _one_pass(url, collection, given, schema=f"calibration_{collection.name}")
+    unlike, _ = await _one_pass(
+        url, collection, LocalEmbedder(), schema=f"calibration_{collection.name}_local", tune_text=False
+    )
+    rows = await asyncio.to_thread(_rows, collection.name, alike, average_length, draws)
+    local = await asyncio.to_thread(_alpha_rows, f"{collection.name}, local embedder", unlike, average_length, draws)
+    return [*rows, *local]
+
+
+async def _one_pass(
+    url: str, collection: Collection, embedder: Embedder, *, schema: str, tune_text: bool = True
+) -> tuple[list[Legs], float]:
+    async with LLMStack.open(url, schema=schema, embedder=embedder) as stack:
         inputs = [
             DocumentInput(owner_id=OWNER, id_at_origin=document["id"], content=_content(document),
                           document_name=document.get("title") or document["id"], document_type="text",
@@ -46,7 +56,7 @@ async def _one_pass(url: str, collection: Collection) -> tuple[list[Legs], float
         ]  # fmt: skip
         calibrator = stack.documents._calibrator
         _, average_length = await calibrator._current()
-        return await calibrator.legs(judged, tune_text=True), average_length
+        return await calibrator.legs(judged, tune_text=tune_text), average_length
 
 
 def _content(document: dict[str, str]) -> str:
@@ -60,18 +70,25 @@ def _by_text(collection: Collection) -> dict[str, Any]:
 
 
 def _rows(name: str, legs: Sequence[Legs], average_length: float, draws: int) -> list[dict[str, Any]]:
-    rows = _text_rows(name, legs, average_length)
-    before = Tuning(k1=1.2, b=0.75, context_weight=1.0)
-    sizes = [size for size in (20, JUDGED, len(legs) * 3 // 5) if size < len(legs) * 4 // 5]
-    for tune_text, count in ((False, draws), (True, max(draws // 5, 1))):
-        for size in dict.fromkeys(sizes):
-            rows.append(_drawn(name, legs, before, average_length, size=size, draws=count, tune_text=tune_text))
+    rows = [*_text_rows(name, legs, average_length), *_alpha_rows(name, legs, average_length, draws)]
+    for size in _sizes(legs):
+        # Each of these takes seconds.
+        rows.append(_drawn(name, legs, average_length, size=size, draws=max(draws // 5, 1), tune_text=True))
     return rows
 
 
+def _alpha_rows(name: str, legs: Sequence[Legs], average_length: float, draws: int) -> list[dict[str, Any]]:
+    return [_drawn(name, legs, average_length, size=size, draws=draws, tune_text=False) for size in _sizes(legs)]
+
+
+def _sizes(legs: Sequence[Legs]) -> list[int]:
+    return list(dict.fromkeys(size for size in (20, JUDGED, len(legs) * 3 // 5) if size < len(legs) * 4 // 5))
+
+
 def _drawn(
-    name: str, legs: Sequence[Legs], before: Tuning, average_length: float, *, size: int, draws: int, tune_text: bool
+    name: str, legs: Sequence[Legs], average_length: float, *, size: int, draws: int, tune_text: bool
 ) -> dict[str, Any]:
+    before = Tuning(k1=1.2, b=0.75, context_weight=1.0)
     rng = np.random.default_rng(3)
     defaults, gains, alphas = [], [], []
     for _ in range(draws):
