@@ -26,10 +26,16 @@ from .records import AddResult as AddResult
 from .records import DocumentInput as DocumentInput
 from .records import DocumentStatistics as DocumentStatistics
 from .records import Leg as Leg
+from .records import MatchedTerm as MatchedTerm
 from .records import Page as Page
+from .records import PlanStep as PlanStep
+from .records import QueryTerm as QueryTerm
+from .records import SearchExplanation as SearchExplanation
 from .records import SearchHit as SearchHit
 from .records import SearchHits as SearchHits
 from .repository import DocumentRepository as DocumentRepository
+from .results import Recency as Recency
+from .results import ResultOptions as ResultOptions
 from .service import DocumentService as DocumentService
 
 __all__ = [
@@ -54,9 +60,15 @@ __all__ = [
     "Feedback",
     "JudgedQuery",
     "Leg",
+    "MatchedTerm",
     "Page",
+    "PlanStep",
+    "QueryTerm",
+    "Recency",
     "RecordedHit",
     "RecordedSearch",
+    "ResultOptions",
+    "SearchExplanation",
     "SearchHit",
     "SearchHits",
     "SearchNotFound",

@@ -3,84 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
+import contextlib
 import time
 from array import array
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from sqlalchemy import select, tuple_
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.database import Service
-from ..db.translate import said
 from ..embeddings import EmbeddingService, Space
 from ..errors import DatabaseUnavailable, EmbeddingError, LLMStackError
 from ..settings import Settings
+from .ahead import one_ahead
+from .items import Batch, Item, Prepared, distinct
 from .models import Chunk, Document
 from .preparation import check, cut
 from .queries import any_of, has_vector
 from .records import AddProgress, AddResult, DocumentInput, PreparedDocument
 from .writer import Written, require_unchanged, write_documents
 
-BATCH_DOCUMENTS = 200
+BATCH_DOCUMENTS = 500
 BATCH_CHARACTERS = 1_000_000
 SINGLE_FAILURES = 3
 ROUNDS_AT_ONCE = 2
 """Batches that each slot of `embedding_concurrency` embeds before their vectors are packed."""
-
-
-@dataclass(slots=True)
-class _Item:
-    """One document on its way; `error` ends it."""
-
-    given: DocumentInput
-    started: float
-    prepared: PreparedDocument | None = None
-    present: set[bytes] = field(default_factory=set)
-    unchanged: Document | None = None
-    written: Written | None = None
-    embedding_error: str | None = None
-    error: Exception | None = None
-
-    @property
-    def texts(self) -> dict[bytes, str]:
-        """What is to be embedded, by the hash of its chunk: the leaves that have no vector yet."""
-        chunks = () if self.prepared is None else self.prepared.chunks
-        return {
-            chunk.content_hash: chunk.embedded_text
-            for chunk in chunks
-            if chunk.is_leaf and chunk.content_hash not in self.present
-        }
-
-    @property
-    def open(self) -> bool:
-        return self.error is None and self.unchanged is None and self.written is None
-
-    def result(self) -> AddResult:
-        result = AddResult(
-            owner_id=self.given.owner_id,
-            id_at_origin=self.given.id_at_origin,
-            document=self.unchanged,
-            unchanged=self.unchanged is not None,
-            cleaned=self.prepared is not None and self.prepared.cleaned,
-            elapsed=dt.timedelta(seconds=time.monotonic() - self.started),
-            embedding_error=self.embedding_error,
-            error=None if self.error is None else _reason(self.error),
-        )
-        if (done := self.written) is None:
-            return result
-        return replace(
-            result,
-            document=done.document,
-            is_new=done.is_new,
-            chunks_created=done.created,
-            chunks_kept=done.kept,
-            chunks_deleted=done.deleted,
-            embeddings_created=done.embedded,
-            embeddings_pending=len(done.owed),
-        )
 
 
 class _Outrun(Exception):
@@ -112,31 +61,72 @@ class Ingestion:
         *,
         progress: Callable[[AddProgress], None] | None = None,
     ) -> AsyncIterator[AddResult]:
-        """Results in the order of the inputs; each batch is written before its first result is given."""
-        documents = chunks = failed = 0
-        async for batch in _batches(inputs):
-            for item in await self._run(batch):
-                result = item.result()
-                documents += 1
-                chunks += result.chunks_created + result.chunks_kept
-                failed += result.error is not None
-                yield result
-            if progress is not None:
-                progress(AddProgress(documents, chunks, failed))
+        """Results in the order of the inputs; each batch is written before its first result is given.
 
-    async def _run(self, batch: Sequence[DocumentInput], *, base: Document | None = None) -> list[_Item]:
-        items = [_Item(given=given, started=time.monotonic()) for given in batch]
+        While a batch is written and its results are in use, the next one is checked, compared, cut and embedded, with
+        a connection of its own. Identities that come again are compared when their last version is stored.
+        """
+        documents = chunks = failed = 0
+        async with contextlib.aclosing(one_ahead(self._prepared(inputs))) as batches:
+            async for batch in batches:
+                await self._finish(batch)
+                for item in batch.items:
+                    result = item.result()
+                    documents += 1
+                    chunks += result.chunks_created + result.chunks_kept
+                    failed += result.error is not None
+                    yield result
+                if progress is not None:
+                    progress(AddProgress(documents, chunks, failed))
+
+    async def _prepared(
+        self, inputs: Iterable[DocumentInput] | AsyncIterable[DocumentInput]
+    ) -> AsyncGenerator[Batch, None]:
+        previous: Batch | None = None
+        async with contextlib.aclosing(_batches(inputs)) as batches:
+            async for given in batches:
+                batch = await self._check(given)
+                batch.first = await self._prepare_after(previous, batch)
+                yield batch
+                previous = batch
+
+    async def _prepare_after(self, previous: Batch | None, batch: Batch) -> Prepared | None:
+        if not batch.groups:
+            return None
+        if previous is not None:
+            if batch.may_follow(previous):
+                # Where there is no second connection, its turn comes with the first one's release.
+                with contextlib.suppress(DatabaseUnavailable):
+                    return await self._prepare(batch.groups[0])
+            await previous.stored.wait()
+        return await self._prepare(batch.groups[0])
+
+    async def _run(self, given: Sequence[DocumentInput], *, base: Document | None = None) -> list[Item]:
+        batch = await self._check(given)
+        await self._finish(batch, base=base)
+        return batch.items
+
+    async def _check(self, given: Sequence[DocumentInput]) -> Batch:
+        items = [Item(given=one, started=time.monotonic()) for one in given]
         await asyncio.to_thread(_check_all, items, self.settings)
-        for group in _distinct(items):
-            space, trouble = await self._space()
-            await self._compare(group, space, rechunked=base is not None)
-            await asyncio.to_thread(_cut_all, [item for item in group if item.open])
-            changed = [item for item in group if item.open]
-            vectors = {} if space is None else await self._embed(changed)
-            for item in changed:
-                item.embedding_error = item.embedding_error or trouble
-            await self._write(changed, vectors, space, base)
-        return items
+        return Batch(items, distinct(items))
+
+    async def _prepare(self, group: Sequence[Item], *, rechunked: bool = False) -> Prepared:
+        space, trouble = await self._space()
+        await self._compare(group, space, rechunked=rechunked)
+        await asyncio.to_thread(_cut_all, [item for item in group if item.open])
+        changed = [item for item in group if item.open]
+        vectors = {} if space is None else await self._embed(changed, space)
+        for item in changed:
+            item.embedding_error = item.embedding_error or trouble
+        return Prepared(changed, vectors, space)
+
+    async def _finish(self, batch: Batch, *, base: Document | None = None) -> None:
+        for group in batch.groups:
+            prepared, batch.first = batch.first, None
+            prepared = prepared or await self._prepare(group, rechunked=base is not None)
+            await self._write(prepared.changed, prepared.vectors, prepared.space, base)
+        batch.stored.set()
 
     async def _space(self) -> tuple[Space | None, str | None]:
         if self.embeddings.embedder is None:
@@ -146,7 +136,7 @@ class Ingestion:
         except EmbeddingError as error:
             return None, str(error)
 
-    async def _compare(self, items: Sequence[_Item], space: Space | None, *, rechunked: bool) -> None:
+    async def _compare(self, items: Sequence[Item], space: Space | None, *, rechunked: bool) -> None:
         """Find the documents that are unchanged, and which chunks of the others have their vector already."""
         by_identity = {item.prepared.identity: item for item in items if item.prepared is not None}
         known = tuple_(Document.owner_id, Document.id_at_origin).in_(list(by_identity))
@@ -168,18 +158,18 @@ class Ingestion:
             for document_id, content_hash in await session.execute(embedded):
                 found[document_id].present.add(content_hash)
 
-    async def _embed(self, items: Sequence[_Item]) -> dict[bytes, Sequence[float]]:
+    async def _embed(self, items: Sequence[Item], space: Space) -> dict[bytes, Sequence[float]]:
         together = {key: text for item in items for key, text in item.texts.items()}
         try:
-            return await self._vectors(together)
+            return await self._vectors(together, space)
         except EmbeddingError as error:
             said = str(error)
         if len(items) == 1:
             items[0].embedding_error = said
             return {}
-        return await self._embed_singly(items)
+        return await self._embed_singly(items, space)
 
-    async def _embed_singly(self, items: Sequence[_Item]) -> dict[bytes, Sequence[float]]:
+    async def _embed_singly(self, items: Sequence[Item], space: Space) -> dict[bytes, Sequence[float]]:
         """Find the documents that spoilt a batch; when the first few all fail, the rest is not tried."""
         vectors: dict[bytes, Sequence[float]] = {}
         failures, said = 0, ""
@@ -188,26 +178,26 @@ class Ingestion:
                 item.embedding_error = f"not tried alone, after {said}"
                 continue
             try:
-                vectors.update(await self._vectors(item.texts))
+                vectors.update(await self._vectors(item.texts, space))
             except EmbeddingError as error:
                 failures += 1
                 item.embedding_error = said = str(error)
         return vectors
 
-    async def _vectors(self, texts: dict[bytes, str]) -> dict[bytes, Sequence[float]]:
+    async def _vectors(self, texts: dict[bytes, str], space: Space) -> dict[bytes, Sequence[float]]:
         """Vectors in 4-byte floats, an eighth of what lists of floats take: a large document has very many."""
         unique = list(dict.fromkeys(texts.values()))
         size = self.settings.embedding_batch_size * self.settings.embedding_concurrency * ROUNDS_AT_ONCE
         packed: dict[str, array[float]] = {}
         for start in range(0, len(unique), size):
             part = unique[start : start + size]
-            vectors = await self.embeddings.embed(part)
+            vectors = await self.embeddings.embed(part, space=space)
             packed.update(zip(part, (array("f", vector) for vector in vectors), strict=True))
         return {key: packed[text] for key, text in texts.items()}
 
     async def _write(
         self,
-        items: Sequence[_Item],
+        items: Sequence[Item],
         vectors: dict[bytes, Sequence[float]],
         space: Space | None,
         base: Document | None,
@@ -231,7 +221,7 @@ class Ingestion:
 
     async def _store(
         self,
-        items: Sequence[_Item],
+        items: Sequence[Item],
         vectors: dict[bytes, Sequence[float]],
         space: Space | None,
         base: Document | None,
@@ -256,19 +246,16 @@ class Ingestion:
             # Each turn adds vectors that are never asked for again, so this ends.
             for item in items:
                 item.present -= lost
-            vectors.update(await self._embed([item for item in items if not lost.isdisjoint(item.texts)]))
+            outrun = [item for item in items if not lost.isdisjoint(item.texts)]
+            vectors.update({} if space is None else await self._embed(outrun, space))
 
 
-def _lost(items: Sequence[_Item], written: Sequence[Written]) -> set[bytes]:
+def _lost(items: Sequence[Item], written: Sequence[Written]) -> set[bytes]:
     pairs = zip(items, written, strict=True)
     return {key for item, done in pairs if item.embedding_error is None for key in done.owed}
 
 
-def _reason(error: Exception) -> str:
-    return said(error) if isinstance(error, DBAPIError) else str(error)
-
-
-def _check_all(items: Sequence[_Item], settings: Settings) -> None:
+def _check_all(items: Sequence[Item], settings: Settings) -> None:
     for item in items:
         try:
             item.prepared = check(item.given, settings)
@@ -277,7 +264,7 @@ def _check_all(items: Sequence[_Item], settings: Settings) -> None:
             item.error = error
 
 
-def _cut_all(items: Sequence[_Item]) -> None:
+def _cut_all(items: Sequence[Item]) -> None:
     for item in items:
         assert item.prepared is not None
         try:
@@ -285,21 +272,6 @@ def _cut_all(items: Sequence[_Item]) -> None:
         except Exception as error:
             # A caller's own chunker may raise anything.
             item.error = error
-
-
-def _distinct(items: Sequence[_Item]) -> list[list[_Item]]:
-    """Groups in which no identity comes twice, in order: the last of a repeated identity wins."""
-    groups: list[list[_Item]] = []
-    turns: dict[tuple[str, str], int] = {}
-    for item in items:
-        if item.prepared is None:
-            continue
-        turn = turns.get(item.prepared.identity, 0)
-        turns[item.prepared.identity] = turn + 1
-        if turn == len(groups):
-            groups.append([])
-        groups[turn].append(item)
-    return groups
 
 
 def _same(document: Document, prepared: PreparedDocument | None) -> bool:
@@ -318,17 +290,21 @@ def _same(document: Document, prepared: PreparedDocument | None) -> bool:
 
 async def _batches(
     inputs: Iterable[DocumentInput] | AsyncIterable[DocumentInput],
-) -> AsyncIterator[list[DocumentInput]]:
+) -> AsyncGenerator[list[DocumentInput], None]:
     """Batches bounded in documents and characters; a larger document makes one by itself."""
     batch: list[DocumentInput] = []
     characters = 0
     async for given in _each(inputs):
         size = len(given.content) if isinstance(given.content, str) else 0
-        if batch and (len(batch) >= BATCH_DOCUMENTS or characters + size > BATCH_CHARACTERS):
+        if batch and characters + size > BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
         batch.append(given)
         characters += size
+        # At once: the source may be slow to give another one.
+        if len(batch) >= BATCH_DOCUMENTS:
+            yield batch
+            batch, characters = [], 0
     if batch:
         yield batch
 

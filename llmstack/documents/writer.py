@@ -6,21 +6,25 @@ of their identity, so that concurrent writers of one identity follow one another
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, func, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, Row, and_, bindparam, column, delete, func, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from ..db.copy import STATEMENT_ROWS, copy_rows
 from ..db.models import CorpusStatistics
 from ..embeddings import Space
+from ..embeddings.queue import owe
+from ..embeddings.spaces import living
 from ..search.columns import AVERAGE_LENGTH, CONTEXT_WEIGHT, K1, B
+from .embedding import EMBEDDED
 from .errors import DocumentChanged
 from .models import Chunk, ChunkEmbedding, Document, EmbeddingJob
 from .queries import CORPUS, any_of
@@ -30,7 +34,13 @@ Vectors = Mapping[bytes, Sequence[float]]
 """Vectors by the hash of their chunk."""
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
+# The values are those of the statement's parameters, not columns of a row.
+_PUT_OPTIONS = {"populate_existing": True, "dml_strategy": "orm"}
 
+_DOCUMENT_COLUMNS = (
+    "id", "owner_id", "id_at_origin", "name", "document_type", "document_date", "language", "content", "content_hash",
+    "content_bytes", "chunking", "metadata",
+)  # fmt: skip
 _CHUNK_COLUMNS = {
     "id": "uuid", "owner_id": "text", "document_id": "uuid", "parent_id": "uuid", "position": "integer",
     "level": "integer", "content": "text", "context": "text", "token_count": "integer",
@@ -97,19 +107,30 @@ async def write_documents(
     space: Space | None,
     keep_text: bool,
 ) -> list[Written]:
-    """Store documents of distinct identities inside the caller's transaction; results in the given order."""
+    """Store documents of distinct identities inside the caller's transaction; results in the given order.
+
+    The vectors are those of `space`. In every other living space each leaf without a vector gets a job.
+    """
     ordered = sorted(documents, key=lambda document: document.identity)
-    rows = await _put_documents(session, ordered, keep_text=keep_text)
-    stored = await _stored_chunks(session, [row.id for row in rows.values()])
+    ids = {document.identity: uuid7() for document in ordered}
+    rows = await _put_documents(session, ordered, ids, keep_text=keep_text)
+    # Whoever has the id made here has no chunks yet.
+    stored = await _stored_chunks(session, [row.id for identity, row in rows.items() if row.id != ids[identity]])
     plans = [
         _plan(document, row, dict(stored.get(row.id, {}))) for document in ordered for row in (rows[document.identity],)
     ]
-    await _copy_new(session, plans)
+    bm25, spaces = await _parameters(session)
+    if space is not None and space.id not in spaces:
+        # It was retired while the vectors were made.
+        space = None
+    await _copy_new(session, plans, bm25=bm25)
     await _move_kept(session, plans)
     await _delete_gone(session, plans)
     counts: Mapping[uuid.UUID, tuple[int, list[bytes]]] = {}
     if space is not None:
         counts = await _store_vectors(session, plans, vectors=vectors, space=space)
+    if spaces - {space and space.id}:
+        await _owe_others(session, plans, space)
     results = {plan.prepared.identity: _written(plan, *counts.get(plan.document.id, (0, []))) for plan in plans}
     return [results[document.identity] for document in documents]
 
@@ -119,43 +140,48 @@ def _written(plan: _Plan, embedded: int, owed: list[bytes]) -> Written:
 
 
 async def _put_documents(
-    session: AsyncSession, documents: Sequence[PreparedDocument], *, keep_text: bool
-) -> dict[tuple[str, str], Document]:
-    values = [
-        {
-            "id": uuid7(),
-            "owner_id": document.owner_id,
-            "id_at_origin": document.id_at_origin,
-            "name": document.name,
-            "document_type": document.document_type,
-            "document_date": document.document_date,
-            "language": document.language,
-            "content": document.content if keep_text else None,
-            "content_hash": document.content_hash,
-            "content_bytes": document.content_bytes,
-            "chunking": document.chunking,
-            "metadata_": document.metadata,
-        }
-        for document in documents
-    ]
-    statement = insert(Document).values(values)
-    fresh = statement.excluded
-    replaced = {
-        name: fresh[name]
-        for name in (
-            "name", "document_type", "document_date", "language", "content", "content_hash", "content_bytes",
-            "chunking", "metadata",
+    session: AsyncSession, documents: Sequence[PreparedDocument], ids: Mapping[tuple[str, str], uuid.UUID], *,
+    keep_text: bool,
+) -> dict[tuple[str, str], Document]:  # fmt: skip
+    """Insert the documents under these ids; one whose identity is known keeps its own."""
+    rows = [
+        (
+            ids[document.identity], document.owner_id, document.id_at_origin, document.name,
+            document.document_type, document.document_date, document.language,
+            document.content if keep_text else None, document.content_hash, document.content_bytes,
+            document.chunking, document.metadata,
         )
-    }  # fmt: skip
-    returning = statement.on_conflict_do_update(
-        index_elements=[Document.owner_id, Document.id_at_origin],
-        set_={**replaced, "updated_at": func.now(), "deleted_at": None},
-    ).returning(Document)
-    found = await session.scalars(returning, execution_options={"populate_existing": True})
+        for document in documents
+    ]  # fmt: skip
+    names = map(_given, _DOCUMENT_COLUMNS)
+    # Not as values of the statement: the cache of compiled statements would keep the first texts alive.
+    given = {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    found = await session.scalars(_put_statement(), given, execution_options=_PUT_OPTIONS)
     return {(row.owner_id, row.id_at_origin): row for row in found}
 
 
+@functools.cache
+def _put_statement() -> Any:
+    """Rows as one array for each column: the statement is the same for any number of them."""
+    columns = [Document.__table__.c[name] for name in _DOCUMENT_COLUMNS]
+    arrays = [bindparam(_given(target.name), type_=ARRAY(target.type)) for target in columns]
+    rows = func.unnest(*arrays).table_valued(*(column(target.name, target.type) for target in columns))
+    statement = insert(Document).from_select(_DOCUMENT_COLUMNS, select(*rows.render_derived().c))
+    fresh = statement.excluded
+    replaced = {name: fresh[name] for name in _DOCUMENT_COLUMNS if name not in ("id", "owner_id", "id_at_origin")}
+    return statement.on_conflict_do_update(
+        index_elements=[Document.owner_id, Document.id_at_origin],
+        set_={**replaced, "updated_at": func.now(), "deleted_at": None},
+    ).returning(Document)
+
+
+def _given(name: str) -> str:
+    return f"given_{name}"
+
+
 async def _stored_chunks(session: AsyncSession, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, dict[bytes, Row[Any]]]:
+    if not ids:
+        return {}
     statement: Any = select(
         Chunk.document_id, Chunk.content_hash, Chunk.id, Chunk.position, Chunk.start_offset, Chunk.end_offset,
         Chunk.language, Chunk.parent_id, Chunk.deleted_at,
@@ -181,21 +207,25 @@ def _plan(prepared: PreparedDocument, document: Document, before: dict[bytes, Ro
     return plan
 
 
-async def _bm25_parameters(session: AsyncSession) -> tuple[float, ...]:
+async def _parameters(session: AsyncSession) -> tuple[tuple[float, ...], set[int]]:
+    """What new chunks are weighed by, and the spaces that want their vectors, in one round trip."""
     columns = (
         CorpusStatistics.bm25_k1,
         CorpusStatistics.bm25_b,
         CorpusStatistics.bm25_average_length,
         CorpusStatistics.bm25_context_weight,
     )
-    row = (await session.execute(select(*columns).where(CorpusStatistics.corpus == CORPUS))).one_or_none()
-    return (K1, B, AVERAGE_LENGTH, CONTEXT_WEIGHT) if row is None else tuple(row)
+    spaces = living().cte("living")
+    ids = select(func.array_agg(spaces.c.id)).scalar_subquery()
+    one = select(ids.label("spaces")).subquery()
+    statement = select(one.c.spaces, *columns).outerjoin_from(one, CorpusStatistics, CorpusStatistics.corpus == CORPUS)
+    found, *bm25 = (await session.execute(statement)).one()
+    return (K1, B, AVERAGE_LENGTH, CONTEXT_WEIGHT) if bm25[0] is None else tuple(bm25), set(found or ())
 
 
-async def _copy_new(session: AsyncSession, plans: Sequence[_Plan]) -> None:
+async def _copy_new(session: AsyncSession, plans: Sequence[_Plan], *, bm25: tuple[float, ...]) -> None:
     if not any(plan.new for plan in plans):
         return
-    bm25 = await _bm25_parameters(session)
     rows = (
         (
             plan.ids[index], plan.prepared.owner_id, plan.document.id, plan.parent(index), index,
@@ -291,6 +321,15 @@ def _sort(
         else:
             into.fresh.append((*key.values(), vector))
     return stored, owed
+
+
+async def _owe_others(session: AsyncSession, plans: Sequence[_Plan], space: Space | None) -> None:
+    """Note a job in every other living space: neither what grows in the shadow nor the way back may lack a document."""
+    pairs = ((id_, chunk) for plan in plans for id_, chunk in zip(plan.ids, plan.prepared.chunks, strict=True))
+    leaves = [chunk_id for chunk_id, chunk in pairs if chunk.is_leaf]
+    for start in range(0, len(leaves), STATEMENT_ROWS):
+        part = leaves[start : start + STATEMENT_ROWS]
+        await session.execute(owe(EMBEDDED, part, but=None if space is None else space.id))
 
 
 async def _embedded(session: AsyncSession, plans: Sequence[_Plan], space: Space) -> set[uuid.UUID]:

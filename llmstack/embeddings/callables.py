@@ -28,7 +28,8 @@ class CallableEmbedder:
 
     async def embed(self, texts: Sequence[str], *, kind: Kind = "document") -> list[list[float]]:
         """Call the function once; documents and queries alike."""
-        if inspect.iscoroutinefunction(self._fn):
+        # An object's coroutine made in a thread would be left alone where the caller is cancelled.
+        if inspect.iscoroutinefunction(self._fn) or inspect.iscoroutinefunction(type(self._fn).__call__):
             return as_vectors(await self._fn(list(texts)))
         vectors = await in_thread(self._fn, list(texts))
         return as_vectors(await vectors if inspect.isawaitable(vectors) else vectors)

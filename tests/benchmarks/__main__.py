@@ -1,4 +1,4 @@
-"""Quality, speed and ingest, measured side by side on a server of its own."""
+"""Quality, speed, ingest and peers, measured side by side on a server of its own."""
 
 from __future__ import annotations
 
@@ -7,16 +7,116 @@ import asyncio
 import json
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llmstack.db import embedded
 
-from . import ingest, quality, report, speed
-from .corpora import Generator
+from . import bars, ingest, quality, report, speed
+from .corpora import Corpus, Generator, Passage
+from .peers import run as peers
 
-PARTS = ("quality", "speed", "ingest")
 QUERIES = 200
+NARROW_QUERIES = 100
+MOST_ADDED = 200_000
+"""A larger corpus is loaded by COPY: add_many would take hours."""
+PEER_CHUNKS = 100_000
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass
+class Bench:
+    """One run: what was asked for, the server, the generator, and the figures so far."""
+
+    url: str
+    sizes: list[int]
+    owners: list[int]
+    parts: set[str]
+    collections: Path
+    peers: Path
+    generator: Generator = field(default_factory=Generator)
+    queries: list[Passage] = field(init=False)
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.queries = self.generator.queries(QUERIES)
+
+    def show(self, name: str, title: str, rows: Rows) -> None:
+        """Print rows, and keep them under the name for JSON and for the bars."""
+        self.results.setdefault(name, []).extend(rows)
+        report.show(title, rows)
+
+
+async def _quality(bench: Bench) -> None:
+    found = quality.collections(bench.collections)
+    if not found:
+        sys.stdout.write(f"quality: skipped, there are no collections in {bench.collections}\n")
+    for collection in found:
+        bench.show("quality", f"quality, {collection.name}", await quality.measure(bench.url, collection))
+
+
+async def _synthetic(bench: Bench) -> None:
+    """Ingest and speed share the load of each size."""
+    for chunks in bench.sizes:
+        corpus = Corpus(bench.generator, chunks)
+        await _load(bench, corpus)
+        if "speed" in bench.parts:
+            for owners in bench.owners:
+                await _speed(bench, corpus, owners)
+        if "speed" in bench.parts and chunks == bench.sizes[-1] and max(bench.owners) > 1:
+            most = max(bench.owners)
+            rows = await speed.narrow(
+                bench.url, schema=f"speed_{chunks}", spread_schema=f"speed_{chunks}_{most}", owners=most,
+                queries=bench.queries[:NARROW_QUERIES], generator=bench.generator, corpus=corpus,
+            )  # fmt: skip
+            bench.show("narrow", f"few rows match, vector leg, {chunks} chunks", rows)
+    if "speed" in bench.parts:
+        bench.show("growth", "growth of p50, one at a time", speed.growth(bench.results["speed"]))
+
+
+async def _load(bench: Bench, corpus: Corpus) -> None:
+    given: dict[str, Any] = {"schema": f"speed_{len(corpus)}", "corpus": corpus, "generator": bench.generator}
+    if len(corpus) > MOST_ADDED:
+        rows = [await ingest.copy(bench.url, **given)]
+    elif "ingest" in bench.parts:
+        rows = await ingest.in_turns(bench.url, **given)
+    else:
+        rows = [await ingest.add_many(bench.url, **given)]
+    bench.show("ingest", f"ingest, {len(corpus)} chunks", rows)
+
+
+async def _speed(bench: Bench, corpus: Corpus, owners: int) -> None:
+    chunks = len(corpus)
+    schema = f"speed_{chunks}"
+    if owners > 1:
+        source, schema = schema, f"{schema}_{owners}"
+        await speed.spread(bench.url, source=source, schema=schema, owners=owners, generator=bench.generator)
+    rows = await speed.measure(
+        bench.url, schema=schema, owners=owners, queries=bench.queries, generator=bench.generator, corpus=corpus
+    )
+    bench.show("speed", f"speed, {chunks} chunks, {owners} owners", [{"chunks": chunks, **row} for row in rows])
+
+
+async def _peers(bench: Bench) -> None:
+    chunks = max((size for size in bench.sizes if size <= PEER_CHUNKS), default=PEER_CHUNKS)
+    async for title, rows in peers.measure(
+        bench.url, folder=bench.peers, chunks=chunks, owners=bench.owners, queries=bench.queries,
+        generator=bench.generator,
+    ):  # fmt: skip
+        bench.show("peers", title, rows)
+
+
+Part = Callable[[Bench], Awaitable[None]]
+PARTS: dict[str, Part] = {
+    "quality": _quality,
+    "speed": _synthetic,
+    "ingest": _synthetic,
+    "peers": _peers,
+}
+"""What can be asked for, in the order of running; a new part is a line here. Parts of one function run once."""
 
 
 def main() -> None:
@@ -28,9 +128,13 @@ def main() -> None:
     parser.add_argument(
         "--collections", type=Path, default=Path("../shared/data/ir"), help="folder of judged collections"
     )
+    parser.add_argument(
+        "--peers", type=Path, default=Path(".nox/peers"), help="folder of the peers' environments; made where absent"
+    )
     parser.add_argument("--json", type=Path, default=Path("benchmark.json"), help="where the figures go")
     parser.add_argument("--url", help="a server to use instead of one of its own")
     chosen = parser.parse_args()
+    chosen.peers = chosen.peers.absolute()
     if unknown := set(chosen.parts) - set(PARTS):
         parser.error(f"unknown part {', '.join(sorted(unknown))}; known are {', '.join(PARTS)}")
     with tempfile.TemporaryDirectory(prefix="llmstack-bench-", ignore_cleanup_errors=True) as folder:
@@ -45,52 +149,19 @@ def main() -> None:
 
 
 async def _run(chosen: argparse.Namespace, url: str) -> dict[str, Any]:
-    parts = chosen.parts or PARTS
-    results: dict[str, Any] = {"about": report.about()}
-    if "quality" in parts:
-        results["quality"] = await _quality(url, chosen.collections)
-    if "speed" in parts or "ingest" in parts:
-        results.update(await _synthetic(url, chosen, parts))
-    return results
-
-
-async def _quality(url: str, folder: Path) -> list[dict[str, Any]]:
-    found = quality.collections(folder)
-    if not found:
-        sys.stdout.write(f"quality: skipped, there are no collections in {folder}\n")
-    rows = [row for collection in found for row in await quality.measure(url, collection)]
-    report.show("quality", rows)
-    return rows
-
-
-async def _synthetic(url: str, chosen: argparse.Namespace, parts: Any) -> dict[str, Any]:
-    generator = Generator()
-    queries = generator.queries(QUERIES)
-    speeds, ingests = [], []
-    for chunks in map(int, chosen.chunks.split(",")):
-        loaded = await speed.load(url, schema=f"speed_{chunks}", passages=chunks, generator=generator)
-        ingests.append({"who": "llmstack add_many", **loaded})
-        if "ingest" in parts:
-            floor = await ingest.bare_copy(url, schema=f"copy_{chunks}", passages=chunks, generator=generator)
-            ratio = loaded["chunks_per_second"] / floor["chunks_per_second"]
-            ingests.append({"who": "bare asyncpg COPY", **floor})
-            ingests[-2]["of_the_floor"] = ratio
-        report.show(f"ingest, {chunks} chunks", ingests[-2:])
-        if "speed" in parts:
-            for owners in map(int, chosen.owners.split(",")):
-                speeds += await _speed(url, chunks, owners, queries, generator)
-    return {"ingest": ingests, "speed": speeds}
-
-
-async def _speed(url: str, chunks: int, owners: int, queries: Any, generator: Generator) -> list[dict[str, Any]]:
-    schema = f"speed_{chunks}"
-    if owners > 1:
-        source, schema = schema, f"{schema}_{owners}"
-        await speed.spread(url, source=source, schema=schema, owners=owners, generator=generator)
-    rows = await speed.measure(url, schema=schema, owners=owners, queries=queries, generator=generator)
-    rows = [{"chunks": chunks, **row} for row in rows]
-    report.show(f"speed, {chunks} chunks, {owners} owners", rows)
-    return rows
+    bench = Bench(
+        url=url,
+        sizes=sorted(map(int, chosen.chunks.split(","))),
+        owners=sorted(map(int, chosen.owners.split(","))),
+        parts=set(chosen.parts or PARTS),
+        collections=chosen.collections,
+        peers=chosen.peers,
+    )
+    bench.results["about"] = report.about()
+    for part in dict.fromkeys(function for name, function in PARTS.items() if name in bench.parts):
+        await part(bench)
+    bench.show("bars", "bars", bars.of(bench.results))
+    return bench.results
 
 
 if __name__ == "__main__":

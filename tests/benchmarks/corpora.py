@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,8 +31,9 @@ class Generator:
         self._words = [_word(number) for number in range(TERMS)]
         self._numbers = {word: number for number, word in enumerate(self._words)}
         shares = 1.0 / np.arange(1, TERMS + 1) ** 1.05
-        self._shares = shares / shares.sum()
-        rarity = np.log(1.0 / self._shares)
+        reach = shares.cumsum()
+        self._reach = reach / reach[-1]
+        rarity = np.log(shares.sum() / shares)
         self._weights = ((rarity / rarity.max()) ** 2).astype(np.float32)
         self._directions = rng.standard_normal((TERMS, DIMENSIONS)).astype(np.float32)
         self._topics = [rng.choice(np.arange(300, TERMS), TOPIC_TERMS, replace=False) for _ in range(TOPICS)]
@@ -40,7 +42,7 @@ class Generator:
         """The first `count` passages."""
         for number in range(count):
             rng = np.random.default_rng((self._seed, number))
-            terms = rng.choice(TERMS, WORDS, p=self._shares)
+            terms = self._reach.searchsorted(rng.random(WORDS), side="right")
             topical = rng.random(WORDS) < 0.35
             terms[topical] = rng.choice(self._topics[rng.integers(TOPICS)], int(topical.sum()))
             yield Passage(number, self._text(terms))
@@ -71,20 +73,48 @@ def _word(number: int) -> str:
     return "".join(syllables[byte % len(syllables)] for byte in digest[:3]) + syllables[number % len(syllables)] + "k"
 
 
+class Corpus:
+    """Passages made beforehand, texts and vectors, so that no clock counts their making."""
+
+    def __init__(self, generator: Generator, count: int) -> None:
+        self.texts = [passage.text for passage in generator.passages(count)]
+        # As halfvec keeps them.
+        self.vectors = np.empty((count, DIMENSIONS), np.float16)
+        for number, text in enumerate(self.texts):
+            self.vectors[number] = generator.vector(text)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def first(self, count: int) -> Corpus:
+        """The same passages, fewer of them."""
+        part = copy.copy(self)
+        part.texts, part.vectors = self.texts[:count], self.vectors[:count]
+        return part
+
+
 class Computed:
-    """An embedder for a synthetic corpus; the title line of a chunk does not count."""
+    """An embedder for a synthetic corpus: what was made beforehand is looked up. A chunk's title does not count."""
 
     name = "benchmark/computed"
     provider = "benchmark"
     model = "computed"
     dimensions = DIMENSIONS
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, corpus: Corpus | None = None) -> None:
         self._generator = generator
+        self._vectors = None if corpus is None else corpus.vectors
+        self._places = {} if corpus is None else {text: place for place, text in enumerate(corpus.texts)}
 
     async def embed(self, texts: Sequence[str], *, kind: str = "document") -> list[list[float]]:
         """One vector for each text."""
-        return [self._generator.vector(text.split("\n", 1)[-1]).tolist() for text in texts]
+        return [self._vector(text.split("\n", 1)[-1]) for text in texts]
+
+    def _vector(self, text: str) -> list[float]:
+        place = self._places.get(text)
+        known = None if place is None or self._vectors is None else self._vectors[place]
+        found: list[float] = (self._generator.vector(text) if known is None else known).tolist()
+        return found
 
 
 class Given:

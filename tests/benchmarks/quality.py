@@ -173,8 +173,9 @@ async def _stack_runs(url: str, collection: Collection, embedder: Embedder, *, s
         ]  # fmt: skip
         async for added in stack.documents.add_many(inputs):
             assert added.error is None, added.error
+        # As at a user's: small corpora weigh themselves anew where their texts are of another length than assumed.
+        await stack.documents.settle()
         await stack.documents.refresh_statistics()
-        await stack.documents.reweigh()
         settings: Sequence[tuple[str, str, Fusion | None]] = (
             ("text", "text", None),
             ("vector", "vector", None),

@@ -3,95 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-import resource
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
-import psutil
-from sqlalchemy import text
-from sqlalchemy.dialects.postgresql import asyncpg as dialects
+import numpy as np
+from sqlalchemy import event, text
 
 from llmstack import LLMStack
-from llmstack.documents import Chunk, DocumentInput
-from llmstack.documents.queries import CORPUS, plain_search, vector_source
 from llmstack.documents.records import Mode
-from llmstack.search import SearchOptions, hybrid
-from llmstack.search.vectors import vector_text
 from llmstack.settings import Settings
 
-from .corpora import Computed, Generator, Passage
+from .corpora import Computed, Corpus, Generator, Passage
+from .ingest import finish
 from .measures import quantiles
+from .support import LIMIT, SMALL_OWNER, Places, dealt, metadata_of, owner_of, places_of, recall, settings
 from .wire import counting
 
-LIMIT = 10
 MODES: tuple[Mode, ...] = ("hybrid", "vector", "text")
+FLOOR = "same SQL, bare asyncpg"
+RECALL_QUERIES = 100
 Search = Callable[[Passage], Awaitable[int]]
-
-
-def settings() -> Settings:
-    """Defaults, whatever the environment says, without a limit on building indexes."""
-    return Settings(statement_timeout=0)
-
-
-async def load(url: str, *, schema: str, passages: int, generator: Generator) -> dict[str, Any]:
-    """Ingest a corpus of one owner into a schema with its index in place; returns the rate."""
-    async with LLMStack.open(url, schema=schema, embedder=Computed(generator), settings=settings()) as stack:
-        await stack.embeddings.space()
-        await stack.embeddings.build_index()
-        before = _resident()
-        started = time.perf_counter()
-        async for added in stack.documents.add_many(_input(passage) for passage in generator.passages(passages)):
-            assert added.error is None, added.error
-        took = time.perf_counter() - started
-        grown = _peak() - before
-        await stack.documents.refresh_statistics()
-        async with stack.service.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-            await connection.execute(text("VACUUM ANALYZE"))
-    return {
-        "chunks": passages,
-        "seconds": took,
-        "chunks_per_second": passages / took,
-        "memory_added_mb": grown,
-    }
-
-
-def _resident() -> float:
-    resident: int = psutil.Process().memory_info().rss
-    return resident / 1e6
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-
-
-def _input(passage: Passage) -> DocumentInput:
-    name = str(passage.number)
-    return DocumentInput(owner_id="owner-0", id_at_origin=name, document_name=name, content=passage.text,
-                         document_type="text", chunking="none")  # fmt: skip
+Sent = list[tuple[str, Any]]
 
 
 async def spread(url: str, *, source: str, schema: str, owners: int, generator: Generator) -> None:
     """Copy a corpus into another schema with its documents dealt out to many owners."""
     async with LLMStack.open(url, schema=schema, embedder=Computed(generator), settings=settings()) as stack:
         await stack.embeddings.space()
-        dealt = f"'owner-' || (hashtext(id_at_origin) & 1048575) % {owners}"
         async with stack.service.engine.begin() as connection:
-            for statement in _copies(dealt):
+            for statement in _copies(dealt(owners)):
                 await connection.execute(text(statement.format(new=f'"{schema}"', old=f'"{source}"')))
         await stack.embeddings.build_index()
-        await stack.documents.refresh_statistics()
-        async with stack.service.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-            await connection.execute(text("VACUUM ANALYZE"))
+        await finish(stack)
 
 
-def _copies(dealt: str) -> tuple[str, ...]:
+def _copies(owner: str) -> tuple[str, ...]:
     return (
         "INSERT INTO {new}.documents (id, owner_id, id_at_origin, name, document_type, language, content_hash, "
-        f"content_bytes, chunking) SELECT id, {dealt}, id_at_origin, name, document_type, language, content_hash, "
-        "content_bytes, chunking FROM {old}.documents",
+        f"content_bytes, chunking, metadata) SELECT id, {owner}, id_at_origin, name, document_type, language, "
+        "content_hash, content_bytes, chunking, metadata FROM {old}.documents",
         "INSERT INTO {new}.chunks (id, owner_id, document_id, position, content, context, token_count, start_offset, "
         "end_offset, content_hash) SELECT c.id, d.owner_id, c.document_id, c.position, c.content, c.context, "
         "c.token_count, c.start_offset, c.end_offset, c.content_hash FROM {old}.chunks c JOIN {new}.documents d "
@@ -102,7 +56,7 @@ def _copies(dealt: str) -> tuple[str, ...]:
 
 
 async def measure(
-    url: str, *, schema: str, owners: int, queries: Sequence[Passage], generator: Generator
+    url: str, *, schema: str, owners: int, queries: Sequence[Passage], generator: Generator, corpus: Corpus
 ) -> list[dict[str, Any]]:
     """Latency and throughput of llmstack and of its floor, at concurrency 1 and 8."""
     embedder = Computed(generator)
@@ -111,26 +65,28 @@ async def measure(
         pool = await asyncpg.create_pool(url, min_size=8, max_size=8, server_settings=_floor_settings())
         try:
             for mode in MODES:
-                contenders: dict[str, Search] = {"llmstack": _ours(stack, mode, owners)}
+                search = ours(stack, mode, owners)
+                await search(queries[0])
+                sent = {query.number: await _sent_by(stack, search, query) for query in queries}
+                contenders = {"llmstack": search}
                 if mode == "hybrid":
-                    contenders["same SQL, bare asyncpg"] = await _floor(stack, pool, owners, generator)
-                for concurrency in (1, 8):
-                    rows += await compare(contenders, queries, concurrency=concurrency, labels={"mode": mode})
+                    contenders[FLOOR] = _floor(pool, sent)
+                labels = {"mode": mode, "owners": owners, "statements": _mean([len(each) for each in sent.values()])}
+                rows += await one_at_a_time(contenders, queries, labels=labels)
+                rows += await at_once(contenders, queries, concurrency=8, labels=labels)
         finally:
             await pool.close()
-        recall = await recall_of(stack, queries, owners, generator)
+        share = await _recall(stack, queries[:RECALL_QUERIES], owners, generator, corpus)
     trips = await round_trips(url, schema=schema, queries=queries[:20], embedder=embedder)
     for row in rows:
-        row.update(owners=owners, **({"recall@10": recall, "round_trips": trips} if row["who"] == "llmstack" else {}))
+        if row["who"] == "llmstack":
+            row |= {"recall@10": share if row["mode"] == "vector" else None, "round_trips": trips}
     return rows
 
 
-def owner_of(query: Passage, owners: int) -> str:
-    """Queries go to the owners in turn."""
-    return f"owner-{query.number % owners}"
+def ours(stack: LLMStack, mode: Mode, owners: int) -> Search:
+    """A search as an application makes it."""
 
-
-def _ours(stack: LLMStack, mode: Mode, owners: int) -> Search:
     async def search(query: Passage) -> int:
         hits = await stack.documents.search(owner_id=owner_of(query, owners), query=query.text, mode=mode, limit=LIMIT)
         return len(hits)
@@ -138,59 +94,96 @@ def _ours(stack: LLMStack, mode: Mode, owners: int) -> Search:
     return search
 
 
+async def _sent_by(stack: LLMStack, search: Search, query: Passage) -> Sent:
+    with sending(stack) as sent:
+        await search(query)
+    return sent
+
+
+@contextlib.contextmanager
+def sending(stack: LLMStack) -> Iterator[Sent]:
+    """The statements that the stack sends meanwhile, with their values."""
+    sent: Sent = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, values: Any, *_rest: Any) -> None:
+        sent.append((statement, values))
+
+    engine = stack.service.database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
 def _floor_settings() -> dict[str, str]:
     return {"jit": "off", "plan_cache_mode": "force_custom_plan"}
 
 
-async def _floor(stack: LLMStack, pool: Any, owners: int, generator: Generator) -> Search:
-    """The very statement that the stack sends, with asyncpg alone around it."""
-    space = await stack.embeddings.space()
-    statement = plain_search(space, with_text=True, limit=LIMIT, fusion=None, options=SearchOptions())
-    form: Any = statement.compile(
-        dialect=dialects.dialect(),  # type: ignore[no-untyped-call]
-        compile_kwargs={"render_postcompile": True},
-    )
-    # The statement names the default schema.
-    sql = form.string.replace("llmstack.", f'"{stack.service.schema}".')
-
-    def values(query: Passage) -> list[Any]:
-        given = {
-            **form.params,
-            "owner_id": owner_of(query, owners),
-            "words": query.text,
-            "vector": vector_text(generator.vector(query.text).tolist()),
-        }
-        return [given[name] for name in form.positiontup]
+def _floor(pool: Any, sent: dict[int, Sent]) -> Search:
+    """The very statements that the stack sent, with asyncpg alone around them."""
 
     async def search(query: Passage) -> int:
+        rows = 0
         async with pool.acquire() as connection:
-            return len(await connection.fetch(sql, *values(query)))
+            for statement, values in sent[query.number]:
+                rows = len(await connection.fetch(statement, *values))
+        return rows
 
     return search
 
 
-async def compare(
+async def one_at_a_time(
+    contenders: dict[str, Search], queries: Sequence[Passage], *, labels: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """All contenders answer a query one after another, in changing order, so that the machine's moods hit all alike.
+
+    `of_the_floor` is the median over the queries of the first one's time in terms of the others'.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    found: dict[str, list[int]] = {name: [] for name in contenders}
+    for search in contenders.values():
+        await _drain(search, queries, 1, [], [])
+    order = list(contenders)
+    for turn, query in enumerate(queries):
+        for name in order if turn % 2 else order[::-1]:
+            await _drain(contenders[name], [query], 1, times[name], found[name])
+    first = np.array(times[order[0]])
+    return [
+        {
+            "who": name, **labels, "concurrency": 1, **quantiles(times[name]), "qps": len(queries) / sum(times[name]),
+            "rows": _mean(found[name]),
+            "of_the_floor": None if name != order[0] or len(order) == 1 else
+            float(np.median(first / np.array(times[order[1]]))),
+        }
+        for name in order
+    ]  # fmt: skip
+
+
+async def at_once(
     contenders: dict[str, Search], queries: Sequence[Passage], *, concurrency: int, labels: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Each contender answers all queries; in turns of a quarter, so that the machine's moods hit all alike."""
+    """Each contender answers all queries with several at a time; in turns of a quarter."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     spans: dict[str, float] = dict.fromkeys(contenders, 0.0)
     found: dict[str, list[int]] = {name: [] for name in contenders}
     for search in contenders.values():
-        for query in queries:
-            await search(query)
+        await _drain(search, queries, concurrency, [], [])
     for turn in range(4):
         for name, search in contenders.items():
             share = queries[turn::4]
             started = time.perf_counter()
             await _drain(search, share, concurrency, times[name], found[name])
             spans[name] += time.perf_counter() - started
+    order = list(contenders)
     return [
         {
             "who": name, **labels, "concurrency": concurrency, **quantiles(times[name]),
-            "qps": len(times[name]) / spans[name], "rows": sum(found[name]) / len(found[name]),
+            "qps": len(times[name]) / spans[name], "rows": _mean(found[name]),
+            "of_the_floor": None if name != order[0] or len(order) == 1 else
+            float(np.median(times[name]) / np.median(times[order[1]])),
         }
-        for name in contenders
+        for name in order
     ]  # fmt: skip
 
 
@@ -209,26 +202,74 @@ async def _drain(
     await asyncio.gather(*(worker() for _ in range(concurrency)))
 
 
-async def recall_of(stack: LLMStack, queries: Sequence[Passage], owners: int, generator: Generator) -> float:
-    """recall@10 of the vector leg against an exact scan of the owner's rows."""
-    space = await stack.embeddings.space()
+async def _recall(
+    stack: LLMStack, queries: Sequence[Passage], owners: int, generator: Generator, corpus: Corpus
+) -> float:
     shares = []
     for query in queries:
         owner = owner_of(query, owners)
-        vector = generator.vector(query.text).tolist()
-        async with stack.service.single_statements() as session:
-            answers = []
-            for options in (SearchOptions(), SearchOptions(exact_rows=10**6)):
-                statement = hybrid(Chunk, corpus=CORPUS, owner_id=owner, vector=vector, source=vector_source(space),
-                                   limit=LIMIT, options=options)  # fmt: skip
-                answers.append({row.id for row in await session.execute(statement)})
-        shares.append(len(answers[0] & answers[1]) / max(len(answers[1]), 1))
-    return sum(shares) / len(shares)
+        places = places_of(owner, owners, len(corpus))
+        hits = await stack.documents.search(owner_id=owner, query=query.text, mode="vector", limit=LIMIT)
+        found = [int(hit.id_at_origin) for hit in hits]
+        shares.append(recall(corpus, generator.vector(query.text), places, found))
+    return _mean(shares)
 
 
-async def round_trips(url: str, *, schema: str, queries: Sequence[Passage], embedder: Computed) -> float:
-    """Round trips of one warm hybrid search, counted on the wire."""
-    host = parse_qs(urlsplit(url).query)["host"][0]
+async def narrow(
+    url: str, *, schema: str, spread_schema: str, owners: int, queries: Sequence[Passage], generator: Generator,
+    corpus: Corpus,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The vector leg where few rows match: owners with a small share of the corpus, and a filter that few rows pass."""
+    count = len(corpus)
+    hundredth = np.array([place for place in range(count) if metadata_of(place)["hundredth"] == 7])
+    scopes: list[tuple[str, str, str, dict[str, Any] | None, Places]] = [
+        ("one owner of 50, 2 %", spread_schema, "owner-1", None, places_of("owner-1", owners, count)),
+        ("a small owner, 0.1 %", spread_schema, SMALL_OWNER, None, places_of(SMALL_OWNER, owners, count)),
+        ("a metadata filter, 1 %", schema, "owner-0", {"hundredth": 7}, hundredth),
+    ]
+    rows = []
+    for scope, where, owner, metadata, places in scopes:
+        async with LLMStack.open(url, schema=where, embedder=Computed(generator), settings=settings()) as stack:
+            measured = [await _narrow(stack, owner, metadata, query) for query in queries]
+        shares = [
+            recall(corpus, generator.vector(query.text), places, found)
+            for query, (_, found) in zip(queries, measured, strict=True)
+        ]
+        rows.append({
+            "chunks": count, "scope": scope, "matching": len(places), "recall@10": _mean(shares),
+            "rows": _mean([len(found) for _, found in measured]),
+            "full_pages": _mean([len(found) == min(LIMIT, len(places)) for _, found in measured]),
+            **quantiles([took for took, _ in measured]),
+        })  # fmt: skip
+    return rows
+
+
+async def _narrow(
+    stack: LLMStack, owner: str, metadata: dict[str, Any] | None, query: Passage
+) -> tuple[float, list[int]]:
+    started = time.perf_counter()
+    hits = await stack.documents.search(owner_id=owner, query=query.text, mode="vector", limit=LIMIT, metadata=metadata)
+    return time.perf_counter() - started, [int(hit.id_at_origin) for hit in hits]
+
+
+def growth(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """p50 at each size in terms of the smallest, of one search at a time."""
+    alone = [row for row in rows if row["who"] == "llmstack" and row["concurrency"] == 1]
+    least = {(row["mode"], row["owners"]): row for row in reversed(alone)}
+    return [
+        {
+            "mode": row["mode"], "owners": row["owners"], "chunks": row["chunks"], "p50": row["p50"],
+            "of_the_smallest": row["p50"] / least[row["mode"], row["owners"]]["p50"],
+        }
+        for row in sorted(alone, key=lambda row: (row["owners"], row["mode"], row["chunks"]))
+    ]  # fmt: skip
+
+
+async def round_trips(url: str, *, schema: str, queries: Sequence[Passage], embedder: Computed) -> float | None:
+    """Round trips of one warm hybrid search, counted on the wire; None where the server has no unix socket."""
+    host = parse_qs(urlsplit(url).query).get("host", [""])[0]
+    if not host.startswith("/"):
+        return None
     async with counting(f"{host}/.s.PGSQL.5432") as (port, trips):
         relayed = f"postgresql://postgres@127.0.0.1:{port}/postgres"
         only = Settings(pool_size=1, max_overflow=0, tls="disable")
@@ -239,3 +280,7 @@ async def round_trips(url: str, *, schema: str, queries: Sequence[Passage], embe
             for query in queries:
                 await stack.documents.search(owner_id="owner-0", query=query.text, mode="hybrid")
     return trips.count / len(queries)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -24,6 +24,7 @@ from document_support import (
 from sqlalchemy import text
 
 from llmstack import LLMStack
+from llmstack.db import Database
 from llmstack.documents import (
     AddProgress,
     AddResult,
@@ -35,6 +36,7 @@ from llmstack.documents import (
     EmbeddingJob,
     ingestion,
 )
+from llmstack.settings import Settings
 
 
 def plain(count: int, *, start: int = 0) -> list[DocumentInput]:
@@ -44,6 +46,37 @@ def plain(count: int, *, start: int = 0) -> list[DocumentInput]:
 def refuse(content: str) -> list[str]:
     raise KeyError("the chunker does not like it")
 
+
+async def _at_rest(stack: LLMStack, tasks: set[asyncio.Task[Any]]) -> None:
+    """Nothing that was started still runs, and every connection is back."""
+    await stack.documents.settle()
+    for _ in range(100):
+        if asyncio.all_tasks() <= tasks:
+            break
+        await asyncio.sleep(0.01)
+    assert asyncio.all_tasks() <= tasks
+    pool: Any = stack.service.engine.pool
+    assert pool.checkedout() == 0
+
+
+async def _waits(stack: LLMStack, lock: str) -> None:
+    """Wait until somebody in the server waits for this kind of lock."""
+    statement = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ :lock")
+    for _ in range(500):
+        async with stack.service.session() as session:
+            if await session.scalar(statement, {"lock": lock}):
+                return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"nobody waits for {lock}")
+
+
+SLOWED = """
+CREATE FUNCTION llmstack.slowed() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM pg_sleep(0.1); RETURN new; END $$
+"""
+SLOW = """
+CREATE TRIGGER slowed BEFORE INSERT ON llmstack.chunks FOR EACH ROW EXECUTE FUNCTION llmstack.slowed()
+"""
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "owner": ({"owner_id": " "}, "owner_id"),
@@ -306,3 +339,224 @@ async def test_a_large_document_and_small_ones_share_no_batch(stack: LLMStack, m
     assert results[0].document is not None
     assert results[1].document.created_at != results[0].document.created_at
     assert await contents(stack, results[1]) != []
+
+
+async def test_the_next_batch_is_embedded_while_one_is_written_and_no_further_one(
+    stack: LLMStack, words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 10)
+    await add(stack, "first")
+    asked: list[DocumentInput] = []
+
+    def source() -> Iterator[DocumentInput]:
+        for given in plain(100):
+            asked.append(given)
+            yield given
+
+    async with stack.service.session() as session:
+        await session.execute(text("LOCK TABLE llmstack.documents IN EXCLUSIVE MODE"))
+        running = asyncio.create_task(added(stack, source()))
+        await _waits(stack, "INSERT INTO llmstack.documents")
+        for _ in range(500):
+            if "text number19" in " ".join(words.texts):
+                break
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        assert len(asked) == 20
+        assert len(words.texts) == 1 + 20
+    results = await running
+    assert [result.id_at_origin for result in results] == [f"d{number}" for number in range(100)]
+    assert len(words.texts) == 1 + 100
+
+
+async def test_a_slow_embedder_delays_nothing_that_is_ready(
+    stack: LLMStack, words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 5)
+    go_on = asyncio.Event()
+
+    async def after_the_first_batch(texts: list[str]) -> None:
+        if "text number5" in " ".join(texts):
+            await go_on.wait()
+
+    words.before = after_the_first_batch
+    results = stack.documents.add_many(plain(10))
+    first = [await asyncio.wait_for(anext(results), 10) for _ in range(5)]
+    assert [result.embeddings_created for result in first] == [1] * 5
+    assert await counted(stack, Document) == 5
+    go_on.set()
+    assert len([result async for result in results]) == 5
+
+
+async def test_a_source_that_pauses_holds_nothing_back(stack: LLMStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 5)
+    go_on = asyncio.Event()
+
+    async def source() -> AsyncIterator[DocumentInput]:
+        for given in plain(5):
+            yield given
+        await go_on.wait()
+        yield document("last")
+
+    results = stack.documents.add_many(source())
+    assert [(await asyncio.wait_for(anext(results), 10)).id_at_origin for _ in range(5)] == [f"d{n}" for n in range(5)]
+    go_on.set()
+    assert [result.id_at_origin async for result in results] == ["last"]
+
+
+async def test_one_task_runs_all_of_the_source(stack: LLMStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 2)
+    tasks: set[asyncio.Task[Any] | None] = set()
+
+    async def source() -> AsyncIterator[DocumentInput]:
+        # Refuses to be left by another task than entered it.
+        async with asyncio.timeout(60):
+            for given in plain(7):
+                tasks.add(asyncio.current_task())
+                yield given
+        tasks.add(asyncio.current_task())
+
+    assert len(await added(stack, source())) == 7
+    assert len(tasks) == 1
+
+
+@pytest.mark.parametrize("between", [0, 3, 9, 10, 15])
+async def test_an_identity_that_comes_again_in_the_next_batch_wins(
+    stack: LLMStack, words: Words, monkeypatch: pytest.MonkeyPatch, between: int
+) -> None:
+    monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 5)
+    await add(stack, "again", "old words")
+    others = plain(between)
+    inputs = [*plain(4, start=50), document("again", "new words"), *others, document("again", "old words")]
+    results = await added(stack, inputs)
+    assert [result.error for result in results] == [None] * len(inputs)
+    # Compared before the batch ahead was stored, it would be what was there at first.
+    assert not results[-1].unchanged
+    assert await contents(stack, results[-1]) == ["old words"]
+    assert await found(stack, "old", mode="text") == ["again"]
+    assert await half_documents(stack) == []
+    assert not (await added(stack, [document("again", "old words")]))[0].chunks_created
+
+
+async def test_an_identity_that_comes_again_unchanged_is_not_written_again(
+    stack: LLMStack, words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 5)
+    inputs = [*plain(4), document("again"), document("again"), *plain(4, start=50), document("again")]
+    results = await added(stack, inputs)
+    assert [place for place, result in enumerate(results) if result.unchanged] == [5, 10]
+    assert len([content for content in words.texts if "a few words" in content]) == 1
+
+
+async def test_one_connection_is_enough(
+    llmstack_database: Database, words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 5)
+    url = llmstack_database.engine.url.render_as_string(hide_password=False)
+    settings = Settings(pool_size=1, max_overflow=0, pool_timeout=0.2)
+    async with LLMStack(url, embedder=words.embedder(), settings=settings) as narrow:
+        async with narrow.service.session() as session:
+            await session.execute(text(SLOWED))
+            await session.execute(text(SLOW))
+            await session.commit()
+        results = await added(narrow, plain(20))
+    assert [result.error for result in results] == [None] * 20
+    assert len(words.texts) == 20
+
+
+async def test_a_caller_who_stops_at_the_first_result_leaves_nothing_behind(
+    stack: LLMStack, words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 10)
+    await stack.documents.settle()
+    tasks = asyncio.all_tasks()
+
+    async def stuck(texts: list[str]) -> None:
+        if "text number10" in " ".join(texts):
+            await asyncio.sleep(3600)
+
+    words.before = stuck
+    async for result in stack.documents.add_many(plain(1000)):
+        assert result.id_at_origin == "d0"
+        break
+    await _at_rest(stack, tasks)
+    assert await counted(stack, Document) == 10
+
+
+async def test_closing_the_results_ends_what_was_ahead(
+    stack: LLMStack, words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 10)
+    await stack.documents.settle()
+    tasks = asyncio.all_tasks()
+    results: Any = stack.documents.add_many(plain(1000))
+    await anext(results)
+    await results.aclose()
+    await _at_rest(stack, tasks)
+    assert len(words.texts) <= 20
+    assert await half_documents(stack) == []
+
+
+@pytest.mark.parametrize("at", ["the write", "the embedder", "the source"])
+async def test_cancelling_in_the_middle_leaves_no_task_and_no_connection(
+    stack: LLMStack, words: Words, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 10)
+    await add(stack, "known")
+    await stack.documents.settle()
+    tasks = asyncio.all_tasks()
+    reached = asyncio.Event()
+
+    async def stuck(texts: list[str]) -> None:
+        if "text number20" in " ".join(texts) and at == "the embedder":
+            reached.set()
+            await asyncio.sleep(3600)
+
+    async def source() -> AsyncIterator[DocumentInput]:
+        for number, given in enumerate(plain(100)):
+            if number == 20 and at == "the source":
+                reached.set()
+                await asyncio.sleep(3600)
+            yield given
+
+    words.before = stuck
+    async with stack.service.session() as session:
+        if at == "the write":
+            await session.execute(text("LOCK TABLE llmstack.documents IN EXCLUSIVE MODE"))
+        running = asyncio.create_task(added(stack, source()))
+        if at == "the write":
+            await _waits(stack, "INSERT INTO llmstack.documents")
+        else:
+            await asyncio.wait_for(reached.wait(), 10)
+        running.cancel()
+        await asyncio.wait([running], timeout=10)
+        assert running.cancelled()
+    await _at_rest(stack, tasks)
+    assert await half_documents(stack) == []
+    words.before = None
+    assert not [result for result in await added(stack, plain(100)) if result.error]
+
+
+async def test_an_error_of_the_source_is_told_after_the_results_before_it(
+    stack: LLMStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 10)
+    await stack.documents.settle()
+    tasks = asyncio.all_tasks()
+
+    def source() -> Iterator[DocumentInput]:
+        yield from plain(25)
+        raise OSError("the disk is gone")
+
+    seen: list[AddResult] = []
+
+    async def read() -> None:
+        async for result in stack.documents.add_many(source()):
+            # Meanwhile the source breaks.
+            await asyncio.sleep(0.01)
+            seen.append(result)
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        await read()
+    assert [result.id_at_origin for result in seen] == [f"d{number}" for number in range(20)]
+    await _at_rest(stack, tasks)

@@ -93,6 +93,23 @@ async def test_where_vectors_are_noise_alpha_goes_down_and_held_out_queries_rise
     assert found.evidence["source"] == "given"
 
 
+async def scores(stack: LLMStack, **more: Any) -> list[tuple[str, float]]:
+    hits = await stack.documents.search(owner_id="acme", query="subject7 filler3", limit=50, **more)
+    return [(hit.id_at_origin, round(hit.score, 5)) for hit in hits]
+
+
+async def test_a_search_that_names_no_fusion_takes_the_stored_alpha_until_it_is_undone(noisy: LLMStack) -> None:
+    before = await scores(noisy)
+    assert before == await scores(noisy, alpha=0.5)
+    found = await noisy.documents.calibrate(judged(range(30)), tune_text=False)
+    after = await scores(noisy)
+    assert after == await scores(noisy, alpha=found.after.alpha)
+    assert after != before
+    assert await scores(noisy, alpha=0.5) == before
+    await noisy.documents.undo_calibration()
+    assert await scores(noisy) == before
+
+
 async def test_where_nothing_differs_the_default_stays_and_is_recorded(make_stack: MakeStack) -> None:
     last_line = embedder_of(lambda content: vector_of(content.split("\n")[-1]), dimensions=64)
     stack = make_stack(embedder=last_line)
