@@ -70,10 +70,12 @@ async def test_offline_sql_can_stop_at_a_module_and_be_continued(url: str, onlin
 async def test_offline_downgrade_sql_undoes_everything(url: str) -> None:
     engine = make_engine(url)
     await migrate.upgrade(engine, schema="shop")
-    # Offline, Alembic goes down one branch at a time, and does not know that documents hold a revision of the kernel.
-    sql = await asyncio.to_thread(run_alembic, "downgrade", "kernel@head:kernel_0001", "--sql", url=url, schema="shop")
-    await asyncio.to_thread(psql, url, sql)
-    await execute(engine, "DELETE FROM shop.alembic_version WHERE version_num = 'kernel_0001'")
+    # Offline, Alembic goes down one branch at a time, and does not know that documents hold revisions of the others.
+    for module in ("kernel", "embeddings"):
+        span = f"{module}@head:{module}_0001"
+        sql = await asyncio.to_thread(run_alembic, "downgrade", span, "--sql", url=url, schema="shop")
+        await asyncio.to_thread(psql, url, sql)
+        await execute(engine, f"DELETE FROM shop.alembic_version WHERE version_num = '{module}_0001'")
     sql = await asyncio.to_thread(run_alembic, "downgrade", "documents@head:base", "--sql", url=url, schema="shop")
     await asyncio.to_thread(psql, url, sql)
     # As after an online downgrade, an empty version table stays.
