@@ -10,7 +10,7 @@ import numpy as np
 
 from llmstack import LLMStack
 from llmstack.documents import DocumentInput, JudgedQuery
-from llmstack.documents.calibration import Legs, Tuning, decide
+from llmstack.documents.decision import Legs, Tuning, decide
 from llmstack.embeddings import Embedder, LocalEmbedder
 from llmstack.search.calibration import TEXT_GRID, best_of
 
