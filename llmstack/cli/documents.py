@@ -1,4 +1,4 @@
-"""`llmstack documents`: list, show, delete, restore, purge."""
+"""`llmstack documents`: list, show, delete, restore, purge, refresh, reweigh."""
 
 from __future__ import annotations
 
@@ -195,3 +195,26 @@ async def refresh_statistics(call: Invocation, *, json: Json = False) -> None:
         typer.echo("another process is doing so right now")
     else:
         typer.echo(f"read {counted(refreshed.row_count, 'chunk')}, {refreshed.average_length:.0f} words on average")
+
+
+@verb(app, "reweigh")
+async def reweigh(
+    call: Invocation,
+    *,
+    k1: Annotated[float | None, typer.Option(help="How fast repetition counts less.", show_default=False)] = None,
+    b: Annotated[float | None, typer.Option(help="Length normalisation, 0 to 1.", show_default=False)] = None,
+    average_length: Annotated[
+        float | None, typer.Option(help="Words of a chunk; without it as measured.", show_default=False)
+    ] = None,
+    context_weight: Annotated[
+        float | None, typer.Option(help="Weight of name and section.", show_default=False)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Give the corpus other BM25 parameters and rewrite its weights, a batch at a time; call again to resume."""
+    async with call.stack() as stack:
+        number = await stack.documents.reweigh(k1=k1, b=b, average_length=average_length, context_weight=context_weight)
+    if json:
+        emit_json({"rewritten": number})
+    else:
+        typer.echo(f"rewrote the weights of {counted(number, 'chunk')}")

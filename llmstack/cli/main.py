@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from . import demo, doctor, documents, embeddings, ingest, migrate, search
+from . import demo, doctor, documents, embeddings, ingest, migrate, search, tuning
 from .exits import BROKEN_PIPE, EXIT_CODES, INTERRUPTED, drop_output
 from .invocation import DataDir, EmbedderName, Options, Schema, Url, Verbose, Version
 
@@ -43,6 +43,7 @@ def root(
 demo.register(app)
 ingest.register(app)
 search.register(app)
+tuning.register(app)
 app.add_typer(documents.app, name="documents")
 app.add_typer(embeddings.app, name="embeddings")
 app.add_typer(migrate.app, name="migrate")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .calibration import Calibration as Calibration
-from .calibration import Tuning as Tuning
 from .chunking import ChunkingConfig as ChunkingConfig
 from .chunking import ChunkPiece as ChunkPiece
+from .decision import Tuning as Tuning
 from .errors import CalibrationNotFound as CalibrationNotFound
 from .errors import ChunkNotFound as ChunkNotFound
 from .errors import DocumentChanged as DocumentChanged

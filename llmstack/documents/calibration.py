@@ -20,25 +20,14 @@ from ..db.models import CorpusStatistics, StoredCalibration
 from ..db.translate import translating
 from ..embeddings import EmbeddingService, Space
 from ..errors import Conflict, ValidationError
-from ..search import SearchOptions, Weighted
-from ..search.calibration import (
-    ALPHAS,
-    DEFAULT_ALPHA,
-    TEXT_GRID,
-    Choice,
-    Scores,
-    TermCounts,
-    TextSettings,
-    best_of,
-    choose,
-    fused,
-    ndcg,
-)
+from ..search import SearchOptions
+from ..search.calibration import TermCounts
 from ..search.evidence import query_terms, term_counts
 from ..search.hybrid import MAX_LIMIT, languages_cte
 from ..search.lexical import parse_query
 from ..search.reweigh import begin_statistics
 from ..settings import Settings
+from .decision import Legs, Tuning, decide
 from .errors import CalibrationNotFound
 from .feedback import FeedbackRepository, JudgedQuery, Key, check_grade
 from .freshness import StatisticsKeeper
@@ -51,21 +40,6 @@ from .repository import DocumentRepository
 POOL = 4
 """Rows of the text leg that other parameters may lift, in multiples of what a search looks at."""
 QUERIES_EMBEDDED_AT_ONCE = 256
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Tuning:
-    """The settings of a corpus that a calibration chooses; `alpha` None is the default of the fusion."""
-
-    alpha: float | None = None
-    k1: float
-    b: float
-    context_weight: float
-
-    @property
-    def text(self) -> TextSettings:
-        """The BM25 parameters."""
-        return TextSettings(self.k1, self.b, self.context_weight)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,22 +63,6 @@ class Calibration:
         return self.before != self.after
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Legs:
-    """What both legs returned for one judged query; `units` maps rows to what they are judged by."""
-
-    relevant: Mapping[Hashable, float]
-    units: Mapping[uuid.UUID, Hashable]
-    text: Scores
-    vector: Scores
-    pool: Sequence[TermCounts] = ()
-
-    def by_alpha(self, alphas: Sequence[float], text: Scores | None = None) -> list[float]:
-        """The nDCG of the fused ranking for each alpha, with the text leg as it was or another."""
-        rankings = fused(self.text if text is None else text, self.vector, alphas)
-        return [ndcg(ranked, self.units, self.relevant) for ranked in rankings]
-
-
 def check_judged(given: Sequence[JudgedQuery], *, minimum: int) -> list[JudgedQuery]:
     """The queries, each once with all that is relevant for it; ValidationError for bad ones and too few."""
     merged: dict[Hashable, JudgedQuery] = {}
@@ -126,81 +84,10 @@ def _relevant(one: JudgedQuery) -> dict[Key, float]:
         raise ValidationError("query", "it is empty")
     if not isinstance(one.relevant, Mapping):
         raise ValidationError("relevant", "it is a mapping of id_at_origin or chunk UUID to a grade")
-    graded = {key: check_grade(grade) for key, grade in one.relevant.items()}
+    graded = {_key(key): check_grade(grade) for key, grade in one.relevant.items()}
     if not any(graded.values()):
         raise ValidationError("relevant", f"nothing is relevant for the query {one.query!r:.60}")
     return graded
-
-
-def decide(
-    legs: Sequence[Legs], before: Tuning, *, average_length: float, limit: int, tune_text: bool, standard_errors: float
-) -> tuple[Tuning, dict[str, Any]]:
-    """The settings that the queries speak for, and the evidence: first of the text leg, then alpha upon it."""
-    evidence: dict[str, Any] = {"queries": len(legs), "measure": f"ndcg@{10}", "standard_errors": standard_errors}
-    after, rescored = before, [leg.text for leg in legs]
-    alpha = DEFAULT_ALPHA if before.alpha is None else before.alpha
-    if tune_text:
-        chosen, other = _choose_text(legs, before.text, alpha, average_length, limit, standard_errors)
-        evidence["text"] = _evidence(chosen, before.text, name=_name_text)
-        after = dataclasses.replace(after, **dataclasses.asdict(chosen.chosen))
-        rescored = other[chosen.chosen]
-    if any(leg.vector for leg in legs):
-        grid = tuple(sorted({*ALPHAS, alpha}))
-        rows = [leg.by_alpha(grid, text) for leg, text in zip(legs, rescored, strict=True)]
-        scores = {setting: [row[place] for row in rows] for place, setting in enumerate(grid)}
-        weight = choose(scores, current=alpha, distance=_from_default, standard_errors=standard_errors)
-        evidence["alpha"] = _evidence(weight, alpha, name=lambda value: f"{value:g}")
-        if weight.chosen != alpha:
-            after = dataclasses.replace(after, alpha=None if weight.chosen == DEFAULT_ALPHA else weight.chosen)
-    return after, evidence
-
-
-def _from_default(alpha: float) -> float:
-    return round(abs(alpha - DEFAULT_ALPHA), 6)
-
-
-def _choose_text(
-    legs: Sequence[Legs],
-    current: TextSettings,
-    alpha: float,
-    average_length: float,
-    limit: int,
-    standard_errors: float,
-) -> tuple[Choice[TextSettings], dict[TextSettings, list[Scores]]]:
-    grid = tuple(sorted({*TEXT_GRID, current}))
-    texts: dict[TextSettings, list[Scores]] = {current: [leg.text for leg in legs]}
-    for setting in grid:
-        if setting != current:
-            texts[setting] = [best_of(leg.pool, setting, average_length=average_length, limit=limit) for leg in legs]
-    scores = {
-        setting: [leg.by_alpha((alpha,), text)[0] for leg, text in zip(legs, texts[setting], strict=True)]
-        for setting in grid
-    }
-    choice = choose(
-        scores,
-        current=current,
-        distance=lambda setting: setting.distance,
-        standard_errors=standard_errors,
-        comparisons=len(grid) - 1,
-    )
-    return choice, texts
-
-
-def _name_text(setting: TextSettings) -> str:
-    return f"k1={setting.k1:g} b={setting.b:g} context_weight={setting.context_weight:g}"
-
-
-def _evidence(choice: Choice[Any], current: Any, *, name: Any) -> dict[str, Any]:
-    return {
-        "current": name(current),
-        "best": name(choice.best),
-        "chosen": name(choice.chosen),
-        "gain": round(choice.gain, 6),
-        "standard_error": round(choice.standard_error, 6),
-        "needed_standard_errors": round(choice.needed, 3),
-        "chosen_gain": round(choice.means[choice.chosen] - choice.means[current], 6),
-        "means": {name(setting): round(mean, 6) for setting, mean in choice.means.items()},
-    }
 
 
 class Calibrator:
@@ -279,20 +166,20 @@ class Calibrator:
         tune_text: bool,
     ) -> Legs:
         candidates = self._settings.search_candidates
-        hits = await self._search(session, one, vector, space, candidates=candidates, rows=2 * candidates)
-        judged = list(hits)
+        text = await self._search(session, one, None, None, rows=candidates)
+        nearest = SearchHits() if vector is None else await self._search(session, one, vector, space, rows=candidates)
+        judged = [*text, *nearest]
         pool: Sequence[TermCounts] = ()
         if tune_text:
-            wide = min(POOL * candidates, MAX_LIMIT)
-            lifted = await self._search(session, one, None, None, candidates=wide, rows=wide)
+            lifted = await self._search(session, one, None, None, rows=POOL * candidates)
             judged += lifted
             pool = await self._counts(session, one, [hit.chunk_id for hit in lifted])
-        relevant: dict[Hashable, float] = {_key(key): grade for key, grade in one.relevant.items()}
+        relevant: dict[Hashable, float] = {key: grade for key, grade in one.relevant.items()}  # noqa: C416
         return Legs(
             relevant=relevant,
             units={hit.chunk_id: hit.chunk_id if hit.chunk_id in relevant else hit.id_at_origin for hit in judged},
-            text={hit.chunk_id: hit.legs["text"].score for hit in hits if "text" in hit.legs},
-            vector={hit.chunk_id: hit.legs["vector"].score for hit in hits if "vector" in hit.legs},
+            text={hit.chunk_id: hit.legs["text"].score for hit in text},
+            vector={hit.chunk_id: hit.legs["vector"].score for hit in nearest},
             pool=pool,
         )
 
@@ -303,20 +190,20 @@ class Calibrator:
         vector: Sequence[float] | None,
         space: Space | None,
         *,
-        candidates: int,
         rows: int,
     ) -> SearchHits:
+        """The best rows of one leg, the vector's where there is a vector."""
+        rows = min(rows, MAX_LIMIT)
         return await DocumentRepository(session, settings=self._settings).search(
             owner_id=one.owner_id,
             query=one.query,
-            mode="text" if vector is None else "hybrid",
+            mode="text" if vector is None else "vector",
             vector=vector,
             space=space,
             where=one.where,
-            limit=min(rows, MAX_LIMIT),
-            fusion=Weighted(),
+            limit=rows,
             options=SearchOptions(
-                candidates=candidates,
+                candidates=rows,
                 budget=self._settings.lexical_budget,
                 exact_rows=self._settings.exact_rows,
                 ef_search=self._settings.ef_search,
@@ -327,7 +214,8 @@ class Calibrator:
     async def _counts(self, session: AsyncSession, one: JudgedQuery, ids: Sequence[uuid.UUID]) -> list[TermCounts]:
         languages = languages_cte(spoken_languages(one.owner_id))
         words = parse_query(one.query, operators=one.operators).words
-        weights = dict((await session.execute(query_terms(words, corpus=CORPUS, languages=languages))).tuples())
+        terms = await session.execute(query_terms(words, corpus=CORPUS, languages=languages))
+        weights = {row.lexeme: row.weight for row in terms}
         if not ids or not weights:
             return []
         rows = await session.execute(term_counts(Chunk, owner_id=one.owner_id, ids=ids, lexemes=list(weights)))
@@ -415,10 +303,8 @@ class Calibrator:
                     await connection.invalidate()
 
 
-def _key(key: Key) -> Hashable:
-    if isinstance(key, uuid.UUID):
-        return key
-    return check_text("relevant", key)
+def _key(key: Key) -> Key:
+    return key if isinstance(key, uuid.UUID) else check_text("relevant", key)
 
 
 def _check_rule(minimum: int, standard_errors: float) -> None:

@@ -117,7 +117,8 @@ class SearchLog:
         self._urgent.set()
         try:
             if self._task is not None:
-                await self._task
+                # Not its result: where it was cancelled, what it had is still in the queue.
+                await asyncio.wait([self._task])
             while self._queue:
                 await self._write_all()
         finally:

@@ -12,7 +12,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from llmstack.db import CorpusStatistics, Database, TermStatistics, migrate
+from llmstack.db import (
+    CorpusStatistics,
+    Database,
+    LoggedSearch,
+    SearchFeedback,
+    StoredCalibration,
+    TermStatistics,
+    migrate,
+)
 from llmstack.db.schemas import SCHEMA_TOKEN, schema_function, schema_of
 from llmstack.documents.models import Chunk, Document
 from llmstack.errors import IsolationError
@@ -76,6 +84,21 @@ def make_row(model: type[Any]) -> list[Any]:
     if model is TermStatistics:
         corpus = uuid.uuid4().hex
         return [statistics(corpus), TermStatistics(corpus=corpus, lexeme="a", document_count=1)]
+    if model is StoredCalibration:
+        return [StoredCalibration(corpus="chunks", before={}, after={}, evidence={})]
+    if model in (LoggedSearch, SearchFeedback):
+        search = LoggedSearch(
+            id=uuid.uuid4(),
+            corpus="chunks",
+            owner_id="acme",
+            query="q",
+            mode="text",
+            hit_limit=1,
+            hits=[],
+            elapsed_ms=1.0,
+        )
+        grade = SearchFeedback(search_id=search.id, chunk_id=uuid.uuid4(), owner_id="acme", id_at_origin="1", grade=1.0)
+        return [search, grade] if model is SearchFeedback else [search]
     digest = hashlib.sha256(uuid.uuid4().bytes).digest()
     document = Document(
         owner_id="acme",
@@ -108,7 +131,9 @@ def make_book(model: type[Any]) -> list[Any]:
 
 
 async def test_our_models_pass_the_leak_suite(llmstack_database: Database) -> None:
-    models = (CorpusStatistics, TermStatistics, Document, Chunk)
+    models = (
+        CorpusStatistics, TermStatistics, LoggedSearch, SearchFeedback, StoredCalibration, Document, Chunk,
+    )  # fmt: skip
     await assert_schema_isolation(llmstack_database, *models, make_row=make_row)
 
 
