@@ -1,4 +1,4 @@
-"""What a developer runs: `nox -s demo tests lint types matrix floor pythons wheel bench revision`, one or more."""
+"""What a developer runs: `nox -s demo tests lint types matrix floor pythons rerank wheel bench revision`."""
 
 from __future__ import annotations
 
@@ -76,6 +76,13 @@ def pythons(session: nox.Session) -> None:
     """Run the tests on each later Python that is supported."""
     session.install("-e", ".[all]", *TEST_TOOLS, *LINT_TOOLS, "hatchling", "build")
     session.run("pytest", *(session.posargs or ("tests/unit", "tests/integration")))
+
+
+@nox.session
+def rerank(session: nox.Session) -> None:
+    """Run the tests of the cross-encoder with the extra that it needs."""
+    session.install("-e", ".[rerank]", *TEST_TOOLS)
+    session.run("pytest", "tests/unit/retrieval", *session.posargs)
 
 
 @nox.session

@@ -2,13 +2,15 @@
 
 LLMStackError
 ├── ConfigurationError (ValueError)       a setting, URL or combination that cannot work
-│   └── MissingExtra (ImportError)        an optional dependency is needed and absent
+│   ├── MissingExtra (ImportError)        an optional dependency is needed and absent
+│   └── SpaceNotServing (EmbeddingError)  another space serves, and its embedder is not known here
 ├── ValidationError (ValueError)          bad input; carries .field and .message
 ├── NotFound (LookupError)                no row matches
-│   └── ChunkNotFound, DocumentNotFound, SpaceNotFound
+│   └── CalibrationNotFound, ChunkNotFound, DocumentNotFound, SearchNotFound, SpaceNotFound
 ├── Conflict                              the row exists already or changed meanwhile
 │   └── DocumentChanged, TextNotKept
 ├── EmbeddingError                        an embedder failed; the text is kept and its job is pending
+├── RetrievalError                        a reranker or an expander failed; a search goes on without it
 └── DatabaseError                         PostgreSQL said no, and we know what it means
     ├── DatabaseUnavailable (ConnectionError)
     ├── StatementTimeout (TimeoutError)

@@ -55,12 +55,19 @@ class Settings(BaseSettings):
     embedder: str | None = Field(
         None, description="`local`, `none`, or a litellm model such as `openai/text-embedding-3-small`"
     )
+    other_embedders: str | None = Field(
+        None,
+        description="further embedders, comma-separated; `model=512` asks for that many dimensions",
+    )
     embedding_dimensions: int | None = Field(None, description="dimensions of the litellm model")
     embedding_batch_size: int = Field(128, ge=1, description="texts in one call of the embedder")
     embedding_concurrency: int = Field(4, ge=1, description="calls of the embedder at a time")
     embedding_timeout: float = Field(60.0, gt=0, description="seconds one call of the embedder may take")
     embedding_attempts: int = Field(5, ge=1, description="failures after which a pending job is set aside")
     embedding_lease: float = Field(300.0, gt=0, description="seconds a claimed job stays with its worker")
+    space_refresh: float = Field(
+        5.0, ge=0, description="seconds within which a process sees that another space serves; alike in all of them"
+    )
 
     default_language: str = Field("english", description="text search configuration of documents that name none")
     keep_text: bool = Field(True, description="store the original text with the document")
@@ -69,4 +76,8 @@ class Settings(BaseSettings):
     search_candidates: int = Field(100, ge=1, description="rows each leg hands to the fusion")
     lexical_budget: int = Field(2000, ge=1, description="estimated rows that the text leg may score")
     exact_rows: int = Field(10_000, ge=0, description="matching rows up to which vectors are compared exactly")
+    rerank_timeout: float = Field(5.0, gt=0, description="seconds after which a search goes on without its reranker")
+    expansion_timeout: float = Field(5.0, gt=0, description="seconds after which it goes on without other wordings")
     ef_search: int = Field(200, ge=1, le=1000, description="breadth of an HNSW scan")
+    search_log: bool = Field(False, description="keep a log of searches and of the rows that they found, without text")
+    search_log_retention: float = Field(30.0, gt=0, description="days after which a logged search is deleted")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from .db.database import Database
 from .documents.embedding import EMBEDDED
 from .documents.service import DocumentService
-from .embeddings import Embedder, EmbeddingService, default_embedder
+from .embeddings import Embedder, EmbeddingService, default_embedder, named_embedder
+from .embeddings import other_embedders as embedders_of
 from .errors import ConfigurationError, DatabaseBehind
 from .settings import Settings
 
@@ -27,12 +28,16 @@ class LLMStack:
         engine: AsyncEngine | None = None,
         schema: str | None = None,
         embedder: Embedder | str | None = None,
+        other_embedders: Iterable[Embedder | str] | None = None,
         settings: Settings | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self.database = Database(url, engine=engine, settings=self.settings)
         self.service = self.database.service(schema)
-        self.embeddings = EmbeddingService(self.service, EMBEDDED, self._embedder(embedder), self.settings)
+        own = self._embedder(embedder)
+        # `none` switches vectors off, whatever else is named in the environment.
+        others = [] if own is None and other_embedders is None else self._others(other_embedders)
+        self.embeddings = EmbeddingService(self.service, EMBEDDED, own, self.settings, others)
         self.documents = DocumentService(self.service, self.embeddings, self.settings)
 
     def _embedder(self, given: Embedder | str | None) -> Embedder | None:
@@ -40,9 +45,14 @@ class LLMStack:
             return default_embedder(self.settings)
         if isinstance(given, str):
             return default_embedder(self.settings.model_copy(update={"embedder": given}))
-        if not hasattr(given, "embed"):
-            raise ConfigurationError("embedder must be an Embedder; wrap a function in CallableEmbedder")
-        return given
+        return _checked(given)
+
+    def _others(self, given: Iterable[Embedder | str] | None) -> list[Embedder]:
+        if given is None:
+            return embedders_of(self.settings)
+        if isinstance(given, str):
+            raise ConfigurationError("other_embedders is a list of embedders or of their names")
+        return [named_embedder(one, self.settings) if isinstance(one, str) else _checked(one) for one in given]
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -54,6 +64,7 @@ class LLMStack:
         migrate: bool = True,
         data_dir: Path | str | None = None,
         *,
+        other_embedders: Iterable[Embedder | str] | None = None,
         settings: Settings | None = None,
     ) -> AsyncIterator[LLMStack]:
         """Connect, migrate and close at the end. Without a URL an embedded PostgreSQL serves from `data_dir`.
@@ -69,7 +80,9 @@ class LLMStack:
         async with contextlib.AsyncExitStack() as opened:
             if url is None:
                 url = await opened.enter_async_context(_embedded(Path(data_dir) if data_dir else settings.data_dir))
-            stack = await opened.enter_async_context(cls(url, schema=schema, embedder=embedder, settings=settings))
+            stack = await opened.enter_async_context(
+                cls(url, schema=schema, embedder=embedder, other_embedders=other_embedders, settings=settings)
+            )
             await (stack.migrate() if migrate else stack.require_current())
             await stack.database.check_pool()
             yield stack
@@ -105,6 +118,12 @@ class LLMStack:
 
     def __repr__(self) -> str:
         return f"LLMStack({self.service!r})"
+
+
+def _checked(given: Embedder) -> Embedder:
+    if not hasattr(given, "embed"):
+        raise ConfigurationError("embedder must be an Embedder; wrap a function in CallableEmbedder")
+    return given
 
 
 @contextlib.asynccontextmanager

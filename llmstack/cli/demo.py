@@ -20,7 +20,7 @@ from .ingest import counts, show_outcomes
 from .intake import Intake, Reading
 from .invocation import Invocation, Options, verb
 from .output import counted, show
-from .search import show_hits, used_mode
+from .search import show_hits
 
 if TYPE_CHECKING:
     from ..stack import LLMStack
@@ -120,8 +120,9 @@ async def _ask(stack: LLMStack, question: str) -> None:
     began = time.perf_counter()
     hits = await stack.documents.search(owner_id=_OWNER, query=question, limit=_HITS)
     elapsed = (time.perf_counter() - began) * 1000
-    mode = used_mode(stack, hits, None)
-    show(Text.assemble("\n", ("? ", "bold magenta"), (question, "bold"), (f"   {elapsed:.0f} ms, {mode}\n", "dim")))
+    show(
+        Text.assemble("\n", ("? ", "bold magenta"), (question, "bold"), (f"   {elapsed:.0f} ms, {hits.mode}\n", "dim"))
+    )
     show_hits(question, hits)
 
 

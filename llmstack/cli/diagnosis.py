@@ -90,14 +90,15 @@ def _version(package: str) -> str:
 
 
 def _embedder(call: Invocation) -> Finding:
-    from ..embeddings import default_embedder
+    from ..embeddings import default_embedder, other_embedders
 
     try:
         embedder = default_embedder(call.settings)
+        others = other_embedders(call.settings)
     except LLMStackError as error:
         return Finding("embedder", "problem", described(error))
     if embedder is not None:
-        return Finding("embedder", "ok", embedder.name)
+        return Finding("embedder", "ok", ", ".join(one.name for one in (embedder, *others)))
     way_out = "pip install 'llmstack[local]', or set LLMSTACK_EMBEDDER to a litellm model"
     return Finding("embedder", "note", "none: search is by text alone", way_out)
 

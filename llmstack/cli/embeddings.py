@@ -5,55 +5,63 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.text import Text
 
-from .exits import FAILED, OK
+from ..errors import ConfigurationError
+from .exits import FAILED, OK, say
 from .invocation import AnyOwner, Invocation, Json, verb
 from .output import counted, emit_json, plain, queue_line, show, table
 
 if TYPE_CHECKING:
-    from ..embeddings import PendingCounts, SpaceStatus
-    from ..stack import LLMStack
+    from ..embeddings import SpaceStatus, Verification
+    from ..embeddings.builds import IndexProgress
+    from ..embeddings.spaces import Distance, IndexMethod, Quantization, Storage
 
 app = typer.Typer(help="Status, pending work, spaces and indexes of embeddings.", no_args_is_help=True)
 
 
+Space = Annotated[
+    str | None, typer.Option("--space", help="This space alone, by its name.", metavar="NAME", show_default=False)
+]
+SpaceName = Annotated[str, typer.Argument(metavar="NAME", help="The name of a space.", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", help="Even if it lacks something.")]
+LeastCoverage = Annotated[
+    float, typer.Option("--least-coverage", help="The share of chunks that must have their vector.", min=0, max=1)
+]
+
+
 @verb(app, "status")
-async def show_status(call: Invocation, *, owner: AnyOwner = None, json: Json = False) -> None:
-    """Show the embedder, how many chunks wait for a vector, and how many have one."""
+async def show_status(call: Invocation, *, owner: AnyOwner = None, space: Space = None, json: Json = False) -> None:
+    """Show the embedders, how many chunks wait for a vector, and how many have one."""
     async with call.stack() as stack:
-        spaces = await stack.embeddings.spaces()
-        pending = await _pending(stack, spaces, owner)
-        embedder = stack.embeddings.embedder
+        pending = await stack.embeddings.pending(space=space, owner_id=owner)
+        spaces = [one for one in await stack.embeddings.spaces() if space in (None, one.name)]
+        embedder, embedders = stack.embeddings.embedder, [one.name for one in stack.embeddings.embedders]
     if json:
         emit_json(
             {
                 "embedder": embedder.name if embedder else None,
+                "embedders": embedders,
                 "pending": plain(pending),
                 "spaces": plain(spaces),
             }
         )
         return
-    typer.echo(f"embedder: {embedder.name if embedder else 'none'}")
+    typer.echo(f"embedder: {', '.join(embedders) or 'none'}")
     typer.echo(f"pending:  {queue_line(pending)}")
     _show_spaces(spaces)
     if pending.set_aside:
-        typer.echo(f"\nto try those set aside again: {call.options.command('embeddings', 'process', '--retry')}")
+        typer.echo(f"\nto try those set aside again: {_command(call, 'process', space, '--retry')}")
     elif pending.waiting:
-        typer.echo(f"\nto embed them: {call.options.command('embeddings', 'process')}")
+        typer.echo(f"\nto embed them: {_command(call, 'process', space)}")
 
 
-async def _pending(stack: LLMStack, spaces: list[SpaceStatus], owner: str | None) -> PendingCounts:
-    """The queue, without making a space for an embedder that has none yet."""
-    from ..embeddings import PendingCounts
-
-    embedder = stack.embeddings.embedder
-    if embedder is not None and embedder.name not in {space.name for space in spaces}:
-        return PendingCounts(0, 0, 0)
-    return await stack.embeddings.pending(owner_id=owner)
+def _command(call: Invocation, verb: str, space: str | None, *more: str) -> str:
+    """The next command, about the same space."""
+    return call.options.command("embeddings", verb, *more, *(() if space is None else ("--space", space)))
 
 
 @verb(app, "spaces")
@@ -71,8 +79,8 @@ def _show_spaces(spaces: list[SpaceStatus]) -> None:
     if not spaces:
         typer.echo("no spaces yet: one is made when the first text is embedded")
         return
-    columns = ["space", "dimensions", "distance", "storage", "state", "vectors", "coverage", "index"]
-    show(table(columns, [_row(space) for space in spaces], right=["dimensions", "vectors", "coverage"]))
+    columns = ["space", "dimensions", "distance", "storage", "state", "vectors", "coverage", "pending", "index"]
+    show(table(columns, [_row(space) for space in spaces], right=["dimensions", "vectors", "coverage", "pending"]))
 
 
 def _row(space: SpaceStatus) -> list[object]:
@@ -85,6 +93,7 @@ def _row(space: SpaceStatus) -> list[object]:
         space.state + (", default" if space.is_default else ""),
         f"{space.vectors:,}",
         f"{space.coverage:.1%}",
+        f"{space.pending + space.set_aside:,}",
         index,
     ]
 
@@ -94,16 +103,17 @@ async def process_pending(
     call: Invocation,
     *,
     owner: AnyOwner = None,
+    space: Space = None,
     limit: Annotated[int | None, typer.Option("--limit", "-n", help="Chunks at most.", show_default=False)] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Take those up again that failed too often.")] = False,
     json: Json = False,
 ) -> int:
-    """Embed what is waiting; any number of processes may do so at once."""
+    """Embed what is waiting, the serving space's first; any number of processes may do so at once."""
     async with call.stack() as stack:
         if retry:
-            await stack.embeddings.retry_set_aside(owner_id=owner)
+            await stack.embeddings.retry_set_aside(space=space, owner_id=owner)
         with _bar("embedding") as progress:
-            result = await stack.embeddings.process_pending(owner_id=owner, limit=limit, progress=progress)
+            result = await stack.embeddings.process_pending(space=space, owner_id=owner, limit=limit, progress=progress)
     if json:
         emit_json(result)
     else:
@@ -115,34 +125,176 @@ async def process_pending(
 
 
 @verb(app, "backfill")
-async def backfill(call: Invocation, *, owner: AnyOwner = None, json: Json = False) -> None:
-    """Queue every chunk that has no vector in the embedder's space."""
+async def backfill(call: Invocation, *, owner: AnyOwner = None, space: Space = None, json: Json = False) -> None:
+    """Queue every chunk that has no vector in the serving space, or in another one."""
     async with call.stack() as stack:
-        made = await stack.embeddings.backfill(owner_id=owner)
+        with _bar("queueing") as progress:
+            made = await stack.embeddings.backfill(space=space, owner_id=owner, progress=progress)
     if json:
         emit_json({"queued": made})
         return
     typer.echo(f"queued {counted(made, 'chunk')}")
     if made:
-        typer.echo(f"to embed them: {call.options.command('embeddings', 'process')}")
+        typer.echo(f"to embed them: {_command(call, 'process', space)}")
+
+
+@verb(app, "add-space")
+async def add_space(
+    call: Invocation,
+    name: Annotated[
+        str, typer.Argument(metavar="EMBEDDER", help="`local`, or a litellm model; `model=512` for its dimensions.")
+    ],
+    *,
+    distance: Annotated[str, typer.Option(help="cosine, inner_product or l2.")] = "cosine",
+    storage: Annotated[str, typer.Option(help="halfvec, or vector for 4-byte floats.")] = "halfvec",
+    index_method: Annotated[str, typer.Option(help="hnsw, ivfflat or none.")] = "hnsw",
+    parameter: Annotated[
+        list[str] | None, typer.Option(help="A parameter of the index, such as m=24.", show_default=False)
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="fast, balanced or accurate, in place of parameters.", show_default=False)
+    ] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="binary: the index holds bits, the vectors rank.", show_default=False)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a space for another embedder; it grows in the shadow until a cut-over."""
+    from ..embeddings import named_embedder
+
+    embedder = named_embedder(name, call.settings)
+    async with call.stack() as stack:
+        is_known = embedder.name in {one.name for one in stack.embeddings.embedders}
+        space = await stack.embeddings.add_space(
+            embedder,
+            distance=cast("Distance", distance),
+            storage=cast("Storage", storage),
+            index_method=cast("IndexMethod", index_method),
+            index_parameters=_parameters(parameter or [], preset),
+            quantization=cast("Quantization | None", quantization),
+        )
+    if json:
+        emit_json(space)
+        return
+    typer.echo(f"{space.name}: {space.dimensions} dimensions, {space.distance}, {space.storage}, {space.index_method}")
+    if not is_known:
+        typer.echo(f"in every process: LLMSTACK_OTHER_EMBEDDERS={name}")
+    typer.echo(f"to queue every chunk: {_command(call, 'backfill', space.name)}")
+
+
+def _parameters(given: list[str], preset: str | None) -> dict[str, int] | str:
+    if preset is not None:
+        if given:
+            raise ConfigurationError("--preset and --parameter exclude one another; give one of them")
+        return preset
+    pairs = [one.partition("=") for one in given]
+    for name, _, value in pairs:
+        if not name or not value.isdecimal():
+            raise ConfigurationError(f"--parameter {name!r}: give a name and a whole number, such as m=24")
+    return {name: int(value) for name, _, value in pairs}
+
+
+@verb(app, "verify")
+async def verify(call: Invocation, name: SpaceName, *, least_coverage: LeastCoverage = 1.0, json: Json = False) -> int:
+    """Say what a space lacks to serve; exit status 1 if anything."""
+    async with call.stack() as stack:
+        found = await stack.embeddings.verify(name, least_coverage=least_coverage)
+    if json:
+        emit_json({**plain(found), "ready": found.ready})
+        return OK if found.ready else FAILED
+    recall = "" if found.recall is None else f", recall {found.recall:.1%}"
+    typer.echo(f"{name}: {found.coverage:.1%} covered, {found.pending:,} pending, index {found.index}{recall}")
+    for fault in found.faults:
+        typer.echo(f"- {fault}")
+    if step := _next_step(call, found):
+        typer.echo(step)
+    return OK if found.ready else FAILED
+
+
+def _next_step(call: Invocation, found: Verification) -> str:
+    if found.ready:
+        return f"to let it serve: {call.options.command('embeddings', 'cut-over', found.space)}"
+    first = found.faults[0]
+    steps = {
+        "backfill": f"to queue them: {_command(call, 'backfill', found.space)}",
+        "process_pending": f"to embed them: {_command(call, 'process', found.space)}",
+        "retry_set_aside": f"to try them again: {_command(call, 'process', found.space, '--retry')}",
+        "build_index": f"to build it: {_command(call, 'index', found.space)}",
+    }
+    return next((step for verb, step in steps.items() if verb in first), "")
+
+
+@verb(app, "cut-over")
+async def cut_over(
+    call: Invocation,
+    name: SpaceName,
+    *,
+    force: Force = False,
+    least_coverage: LeastCoverage = 1.0,
+    json: Json = False,
+) -> None:
+    """Let a space serve that has every vector and its index; what served before is kept up."""
+    async with call.stack() as stack:
+        space = await stack.embeddings.cut_over(name, force=force, least_coverage=least_coverage)
+        is_known = space.name in {one.name for one in stack.embeddings.embedders}
+    if json:
+        emit_json(space)
+        return
+    _say_who_serves(call, space.name)
+    if not is_known:
+        say("warning: its embedder is not named here; check LLMSTACK_OTHER_EMBEDDERS of the others", color="yellow")
+    typer.echo(f"to go back: {call.options.command('embeddings', 'roll-back')}")
+
+
+@verb(app, "roll-back")
+async def roll_back(
+    call: Invocation, *, force: Force = False, least_coverage: LeastCoverage = 1.0, json: Json = False
+) -> None:
+    """Let the space serve that served before the last cut-over."""
+    async with call.stack() as stack:
+        space = await stack.embeddings.roll_back(force=force, least_coverage=least_coverage)
+    if json:
+        emit_json(space)
+    else:
+        _say_who_serves(call, space.name)
+
+
+def _say_who_serves(call: Invocation, name: str) -> None:
+    typer.echo(f"{name} serves; processes that know its embedder follow within {call.settings.space_refresh:g} s")
+
+
+@verb(app, "retire")
+async def retire(call: Invocation, name: SpaceName, *, json: Json = False) -> None:
+    """Delete the vectors, jobs and index of a space that does not serve; there is no way back to it."""
+    async with call.stack() as stack:
+        gone = await stack.embeddings.retire(name)
+    if json:
+        emit_json(gone)
+    else:
+        typer.echo(f"retired {name}: {counted(gone.vectors, 'vector')} and {counted(gone.jobs, 'job')} deleted")
 
 
 @verb(app, "index")
 async def build_index(
     call: Invocation,
     *,
+    space: Space = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build it anew beside the old one, then swap.")] = False,
     drop: Annotated[bool, typer.Option("--drop", help="Drop it instead; searches become exact scans.")] = False,
     json: Json = False,
 ) -> None:
-    """Build the approximate index of the embedder's space while everybody reads and writes."""
+    """Build the approximate index of the serving space, or of another one, while everybody reads and writes."""
+    if drop and rebuild:
+        raise ConfigurationError("--drop and --rebuild exclude one another; give one of them")
     async with call.stack() as stack:
-        name = (await stack.embeddings.space()).name
+        name = space or (await stack.embeddings.space()).name
         built: list[str] = []
         if drop:
-            await stack.embeddings.drop_index()
+            await stack.embeddings.drop_index(space=space)
         else:
-            with _bar("indexing") as progress:
-                built = await stack.embeddings.build_index(progress=progress)
+            make = stack.embeddings.rebuild_index if rebuild else stack.embeddings.build_index
+            with _index_bar() as progress:
+                built = await make(space=space, progress=progress)
     if json:
         emit_json({"space": name, "built": built, "dropped": drop})
     elif drop:
@@ -151,6 +303,26 @@ async def build_index(
         typer.echo(
             f"built {counted(len(built), 'index partition')} of {name}" if built else f"{name} is indexed already"
         )
+
+
+@contextlib.contextmanager
+def _index_bar() -> Iterator[Callable[[IndexProgress], None] | None]:
+    """A bar on stderr where that is a terminal, which says what PostgreSQL is doing."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import Progress
+
+    from .output import console
+
+    with Progress(console=console(error=True), transient=True) as progress:
+        task = progress.add_task("indexing", total=1.0)
+
+        def move(to: IndexProgress) -> None:
+            said = f"partition {to.partition} of {to.partitions}, {to.phase}"
+            progress.update(task, completed=to.share, description=said)
+
+        yield move
 
 
 @contextlib.contextmanager

@@ -10,17 +10,17 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Group
+from rich.console import Group as Lines
 from rich.padding import Padding
 from rich.text import Text
 
 from ..errors import ValidationError
 from .invocation import Invocation, Json, Owner, verb
-from .output import counted, emit_json, plain, printable, show
+from .output import counted, emit_json, plain, printable, show, table
 from .snippets import marked, snippet, terms_of
 
 if TYPE_CHECKING:
-    from ..documents import SearchHit
+    from ..documents import SearchExplanation, SearchHit, SearchHits
     from ..stack import LLMStack
 
 
@@ -30,6 +30,13 @@ class Mode(enum.StrEnum):
     hybrid = "hybrid"
     vector = "vector"
     text = "text"
+
+
+class Group(enum.StrEnum):
+    """What one hit stands for."""
+
+    document = "document"
+    parent = "parent"
 
 
 def register(app: typer.Typer) -> None:
@@ -56,10 +63,25 @@ async def search(
         str | None,
         typer.Option(help='Filter as JSON, for instance {"team": "hr", "year": {"$gte": 2024}}.', show_default=False),
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Show each leg's rank and score.")] = False,
+    also: Annotated[
+        list[str] | None, typer.Option(help="Another wording of the query; may be repeated.", show_default=False)
+    ] = None,
+    group: Annotated[
+        Group | None, typer.Option(help="One hit for each document, or each parent passage.", show_default=False)
+    ] = None,
+    rerank: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Order the candidates by this model of litellm.", show_default=False),
+    ] = None,
+    diversity: Annotated[float, typer.Option(help="Weight against hits like those before, from 0 to 1.")] = 0.0,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show ranks, scores and terms of each hit, and the plan.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Find the best passages of an owner's documents."""
+    from ..retrieval import LiteLLMReranker
+
     wanted = _parsed(metadata)
     async with call.stack(migrate=call.embedded) as stack:
         started = time.perf_counter()
@@ -72,16 +94,22 @@ async def search(
             document_type=type or None,
             language=language or None,
             metadata=wanted,
+            expand=also or None,
+            group_by=group.value if group else None,
+            reranker=LiteLLMReranker(rerank) if rerank else None,
+            diversity=diversity,
+            explain=explain,
         )
         elapsed = time.perf_counter() - started
-        used = used_mode(stack, hits, mode.value if mode else None)
         if json:
-            _emit(query, owner, used, elapsed, hits)
+            _emit(query, owner, elapsed, hits)
         elif hits:
             show_hits(query, hits, explain=explain)
-            show(Text(_summary(hits, elapsed, used, explain=explain), style="dim"))
+            show(Text(_summary(hits, elapsed, explain=explain), style="dim"))
         else:
             await _say_nothing_found(call, stack, owner)
+        if hits.explanation is not None and not json:
+            show_explanation(hits.explanation)
 
 
 def _parsed(metadata: str | None) -> dict[str, Any] | None:
@@ -96,16 +124,20 @@ def _parsed(metadata: str | None) -> dict[str, Any] | None:
     return value
 
 
-def used_mode(stack: LLMStack, hits: Sequence[SearchHit], asked: str | None) -> str:
-    """The mode that answered: without an answer of the embedder a search is one of text."""
-    without_vectors = stack.embeddings.embedder is None or (hits and not any("vector" in hit.legs for hit in hits))
-    return asked or ("text" if without_vectors else "hybrid")
-
-
-def _emit(query: str, owner: str, mode: str, elapsed: float, hits: Sequence[SearchHit]) -> None:
+def _emit(query: str, owner: str, elapsed: float, hits: SearchHits) -> None:
     ranked = [{"rank": rank, **plain(hit)} for rank, hit in enumerate(hits, 1)]
-    milliseconds = round(elapsed * 1000, 1)
-    emit_json({"query": query, "owner_id": owner, "mode": mode, "elapsed_ms": milliseconds, "hits": ranked})
+    answer = {
+        "query": query,
+        "owner_id": owner,
+        "mode": hits.mode,
+        "vector_path": hits.vector_path,
+        "reranked": hits.reranked,
+        "elapsed_ms": round(elapsed * 1000, 1),
+        "hits": ranked,
+    }
+    if hits.explanation is not None:
+        answer["explanation"] = plain(hits.explanation)
+    emit_json(answer)
 
 
 def show_hits(query: str, hits: Sequence[SearchHit], *, explain: bool = False) -> None:
@@ -114,7 +146,7 @@ def show_hits(query: str, hits: Sequence[SearchHit], *, explain: bool = False) -
     show(*(_shown(rank, hit, terms, explain=explain) for rank, hit in enumerate(hits, 1)))
 
 
-def _shown(rank: int, hit: SearchHit, terms: Sequence[str], *, explain: bool) -> Group:
+def _shown(rank: int, hit: SearchHit, terms: Sequence[str], *, explain: bool) -> Lines:
     title, place = _title(hit), printable(hit.id_at_origin)
     kind = f"({hit.document_type})"
     if title == PurePath(place).name:
@@ -125,8 +157,10 @@ def _shown(rank: int, hit: SearchHit, terms: Sequence[str], *, explain: bool) ->
         passage.stylize("bold yellow", start, end)
     lines = [Text(f"{place}  {kind}".strip(), style="dim"), passage]
     if explain:
-        lines.insert(1, Text(_legs(hit), style="magenta"))
-    return Group(head, *(Padding(line, (0, 0, 0, 4), expand=False) for line in lines), Text(""))
+        lines[1:1] = [Text(_legs(hit), style="magenta")]
+        if hit.matched:
+            lines.insert(2, Text(_matched(hit), style="magenta"))
+    return Lines(head, *(Padding(line, (0, 0, 0, 4), expand=False) for line in lines), Text(""))
 
 
 def _title(hit: SearchHit) -> str:
@@ -137,19 +171,48 @@ def _title(hit: SearchHit) -> str:
 
 
 def _legs(hit: SearchHit) -> str:
-    parts = []
-    for name in ("text", "vector"):
-        leg = hit.legs.get(name)
-        parts.append(f"{name}: not found" if leg is None else f"{name}: rank {leg.rank}, score {leg.score:.4f}")
-    return "   ".join(parts)
+    parts = [f"{name}: not found" for name in ("text", "vector") if name not in hit.legs]
+    parts += [f"{name}: rank {leg.rank}, score {leg.score:.4f}" for name, leg in hit.legs.items()]
+    return "   ".join(sorted(parts))
 
 
-def _summary(hits: Sequence[SearchHit], elapsed: float, mode: str, *, explain: bool) -> str:
-    said = f"{counted(len(hits), 'hit')} in {elapsed * 1000:.0f} ms, mode {mode}"
+def _matched(hit: SearchHit) -> str:
+    return ", ".join(f"{printable(term.lexeme)} ({term.idf:.2f} x {term.weight:.2f})" for term in hit.matched)
+
+
+def _summary(hits: SearchHits, elapsed: float, *, explain: bool) -> str:
+    said = f"{counted(len(hits), 'hit')} in {elapsed * 1000:.0f} ms, mode {hits.mode}"
+    if hits.reranked:
+        said += ", reranked"
     if not explain:
         return said
     found = {name: sum(name in hit.legs for hit in hits) for name in ("text", "vector")}
     return f"{said}; {found['text']} found by text, {found['vector']} by vector; the score fuses both"
+
+
+def show_explanation(told: SearchExplanation) -> None:
+    """Print the terms of the query, what it was answered with, and the scans of its plan."""
+    terms = [
+        [term.lexeme, f"{term.idf:.3f}", term.frequency, f"{term.document_count:,}", f"{term.estimated_rows:,.0f}",
+         "candidates" if term.is_candidate else "score only"]
+        for term in told.terms
+    ]  # fmt: skip
+    steps = [
+        [step.part, step.node, step.index or step.relation, f"{step.rows:,}", f"{step.milliseconds:.2f}"]
+        for step in told.plan
+    ]
+    stages = ", ".join(f"{name} {spent:.1f}" for name, spent in told.milliseconds.items())
+    settings = ", ".join(f"{name} {value}" for name, value in told.settings.items())
+    numbers = ["idf", "times", "rows with it", "expected rows", "rows", "ms"]
+    if terms:
+        show(table(["term", "idf", "times", "rows with it", "expected rows", "used for"], terms, right=numbers))
+        typer.echo(f"expected candidates: {told.estimated_rows:,.0f} of a budget of {told.budget:,}\n")
+    show(table(["part", "scan", "of", "rows", "ms"], steps, right=numbers))
+    typer.echo(
+        f"planned in {told.planning_milliseconds:.1f} ms, executed in {told.execution_milliseconds:.1f} ms\n"
+        f"space: {told.space or 'none'}; weight of the vector leg: {'none' if told.alpha is None else told.alpha}\n"
+        f"settings: {settings}\nmilliseconds: {stages}"
+    )
 
 
 async def _say_nothing_found(call: Invocation, stack: LLMStack, owner: str) -> None:

@@ -6,6 +6,18 @@ from .base import Base as Base
 from .database import Database as Database
 from .database import Service as Service
 from .models import CorpusStatistics as CorpusStatistics
+from .models import LoggedSearch as LoggedSearch
+from .models import SearchFeedback as SearchFeedback
+from .models import StoredCalibration as StoredCalibration
 from .models import TermStatistics as TermStatistics
 
-__all__ = ["Base", "CorpusStatistics", "Database", "Service", "TermStatistics"]
+__all__ = [
+    "Base",
+    "CorpusStatistics",
+    "Database",
+    "LoggedSearch",
+    "SearchFeedback",
+    "Service",
+    "StoredCalibration",
+    "TermStatistics",
+]

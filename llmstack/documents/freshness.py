@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Mapping
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -13,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ..db.database import Service
 from ..db.models import CorpusStatistics
 from ..search import StatisticsRefresh, refresh_statistics
-from ..search.reweigh import adopt_average_length, has_moved, reweigh_batch
+from ..search.reweigh import adopt_average_length, has_moved, reweigh_batch, set_parameters
 from .models import Chunk
 from .queries import CORPUS
 
@@ -58,11 +59,24 @@ class StatisticsKeeper:
             self._changed -= changed
         return refreshed
 
-    async def reweigh(self) -> int:
-        """Weigh all rows by the measured average length; return how many were rewritten. Resumable."""
-        if await self._service.transaction(lambda session: adopt_average_length(session, corpus=CORPUS)) is None:
+    async def reweigh(self, parameters: Mapping[str, float] | None = None) -> int:
+        """Give the corpus these parameters and weigh all rows by them; return how many were rewritten. Resumable.
+
+        Without an `average_length` among them it is the measured one.
+        """
+        given = dict(parameters or {})
+        if "average_length" not in given and await self._adopt_measured() is None:
             await self.refresh()
-            await self._service.transaction(lambda session: adopt_average_length(session, corpus=CORPUS))
+            await self._adopt_measured()
+        if given:
+            await self._service.transaction(lambda session: set_parameters(session, corpus=CORPUS, parameters=given))
+        return await self.rewrite()
+
+    async def _adopt_measured(self) -> float | None:
+        return await self._service.transaction(lambda session: adopt_average_length(session, corpus=CORPUS))
+
+    async def rewrite(self) -> int:
+        """Weigh the rows anew that differ from their corpus, a batch at a time; return how many did."""
         rewritten, last = 0, None
         while True:
 

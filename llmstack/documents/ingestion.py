@@ -116,7 +116,7 @@ class Ingestion:
         await self._compare(group, space, rechunked=rechunked)
         await asyncio.to_thread(_cut_all, [item for item in group if item.open])
         changed = [item for item in group if item.open]
-        vectors = {} if space is None else await self._embed(changed)
+        vectors = {} if space is None else await self._embed(changed, space)
         for item in changed:
             item.embedding_error = item.embedding_error or trouble
         return Prepared(changed, vectors, space)
@@ -158,18 +158,18 @@ class Ingestion:
             for document_id, content_hash in await session.execute(embedded):
                 found[document_id].present.add(content_hash)
 
-    async def _embed(self, items: Sequence[Item]) -> dict[bytes, Sequence[float]]:
+    async def _embed(self, items: Sequence[Item], space: Space) -> dict[bytes, Sequence[float]]:
         together = {key: text for item in items for key, text in item.texts.items()}
         try:
-            return await self._vectors(together)
+            return await self._vectors(together, space)
         except EmbeddingError as error:
             said = str(error)
         if len(items) == 1:
             items[0].embedding_error = said
             return {}
-        return await self._embed_singly(items)
+        return await self._embed_singly(items, space)
 
-    async def _embed_singly(self, items: Sequence[Item]) -> dict[bytes, Sequence[float]]:
+    async def _embed_singly(self, items: Sequence[Item], space: Space) -> dict[bytes, Sequence[float]]:
         """Find the documents that spoilt a batch; when the first few all fail, the rest is not tried."""
         vectors: dict[bytes, Sequence[float]] = {}
         failures, said = 0, ""
@@ -178,20 +178,20 @@ class Ingestion:
                 item.embedding_error = f"not tried alone, after {said}"
                 continue
             try:
-                vectors.update(await self._vectors(item.texts))
+                vectors.update(await self._vectors(item.texts, space))
             except EmbeddingError as error:
                 failures += 1
                 item.embedding_error = said = str(error)
         return vectors
 
-    async def _vectors(self, texts: dict[bytes, str]) -> dict[bytes, Sequence[float]]:
+    async def _vectors(self, texts: dict[bytes, str], space: Space) -> dict[bytes, Sequence[float]]:
         """Vectors in 4-byte floats, an eighth of what lists of floats take: a large document has very many."""
         unique = list(dict.fromkeys(texts.values()))
         size = self.settings.embedding_batch_size * self.settings.embedding_concurrency * ROUNDS_AT_ONCE
         packed: dict[str, array[float]] = {}
         for start in range(0, len(unique), size):
             part = unique[start : start + size]
-            vectors = await self.embeddings.embed(part)
+            vectors = await self.embeddings.embed(part, space=space)
             packed.update(zip(part, (array("f", vector) for vector in vectors), strict=True))
         return {key: packed[text] for key, text in texts.items()}
 
@@ -246,7 +246,8 @@ class Ingestion:
             # Each turn adds vectors that are never asked for again, so this ends.
             for item in items:
                 item.present -= lost
-            vectors.update(await self._embed([item for item in items if not lost.isdisjoint(item.texts)]))
+            outrun = [item for item in items if not lost.isdisjoint(item.texts)]
+            vectors.update({} if space is None else await self._embed(outrun, space))
 
 
 def _lost(items: Sequence[Item], written: Sequence[Written]) -> set[bytes]:

@@ -15,7 +15,6 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Select,
-    SmallInteger,
     String,
     Text,
     and_,
@@ -31,16 +30,22 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
-from ..embeddings import EmbeddingSpace, Space, column_of
+from ..embeddings import EmbeddingSpace, Space
+from ..embeddings.vectors import source_of
 from ..errors import ValidationError
-from ..search import SearchOptions, VectorSource, hybrid, metadata_filter
+from ..search import SearchOptions, Variant, VectorSource, hybrid, metadata_filter
 from ..search.fusion import Fusion
 from ..search.hybrid import MAX_LIMIT
+from ..search.lexical import parse_query
+from ..search.vectors import check_vector, vector_text
 from .languages import normalize_language
 from .models import Chunk, ChunkEmbedding, Document
 from .preparation import check_date, check_document_type, check_owner, check_text
+from .results import PLAIN, ResultOptions, top, with_passages
 
 CORPUS = "documents"
+MAX_LEG_ROWS = 10_000
+"""More than all legs together return, so that a stage which chooses among rows sees every one."""
 OrderBy = Literal["created_at", "updated_at", "name"]
 _ORDERS: dict[str, InstrumentedAttribute[Any]] = {
     "created_at": Document.created_at,
@@ -158,39 +163,118 @@ def spoken_languages(owner_id: str | BindParameter[str]) -> Select[Any]:
     return select(spoken.c.language).where(spoken.c.language.is_not(None))
 
 
+@functools.lru_cache(maxsize=256)
 def vector_source(space: Space) -> VectorSource:
     """The chunks' vectors in one space, by the expression that its index is made with."""
-    columns = ChunkEmbedding.__table__.c
-    return VectorSource(
-        id=columns.chunk_id,
-        owner_id=columns.owner_id,
-        embedding=column_of(space, ChunkEmbedding),
-        distance=space.distance,
-        # A literal, so that even a generic plan sees which partial index it may use.
-        scope=(columns.space_id == literal_column(str(space.id), SmallInteger()),),
-        where=(columns.searchable,),
-    )
+    return source_of(space, ChunkEmbedding)
 
 
 @functools.lru_cache(maxsize=256)
 def plain_search(
-    space: Space | None, *, with_text: bool, limit: int, fusion: Fusion | None, options: SearchOptions
+    space: Space | None,
+    *,
+    with_text: bool,
+    limit: int,
+    fusion: Fusion | None,
+    options: SearchOptions,
+    results: ResultOptions = PLAIN,
+    returned: int | None = None,
 ) -> Select[Any]:
     """A search without filters, kept for its parameters `owner_id`, `words` and `vector`: building one is dear."""
-    owner = bindparam("owner_id", type_=Text)
-    ranked = hybrid(
-        Chunk,
-        corpus=CORPUS,
-        owner_id=owner,
+    return search(
+        owner_id=bindparam("owner_id", type_=Text),
         query=bindparam("words", type_=Text) if with_text else None,
         vector=None if space is None else bindparam("vector", type_=String),
-        source=None if space is None else vector_source(space),
-        languages=spoken_languages(owner),
+        space=space,
         limit=limit,
         fusion=fusion,
         options=options,
+        results=results,
+        returned=returned,
     )
-    return with_passages(ranked)
+
+
+def search(
+    *,
+    owner_id: str | BindParameter[str],
+    query: str | BindParameter[str] | None,
+    vector: Sequence[float] | BindParameter[str] | None,
+    space: Space | None,
+    variants: Sequence[Variant] = (),
+    where: Sequence[ColumnElement[bool]] = (),
+    limit: int,
+    fusion: Fusion | None,
+    options: SearchOptions,
+    results: ResultOptions,
+    returned: int | None = None,
+) -> Select[Any]:
+    """The whole search with the passages of its hits; `returned` rows where a later stage chooses among them."""
+    source = None if space is None else vector_source(space)
+    returned = limit if returned is None else returned
+    ranked = hybrid(
+        Chunk,
+        corpus=CORPUS,
+        owner_id=owner_id,
+        query=query,
+        vector=vector,
+        source=source,
+        variants=variants,
+        languages=spoken_languages(owner_id),
+        where=where,
+        limit=limit,
+        rows=MAX_LEG_ROWS if results.chooses else returned,
+        fusion=fusion,
+        options=options,
+    )
+    return with_passages(top(ranked, results, limit=returned), results, source)
+
+
+def prepared_search(
+    *,
+    owner_id: str,
+    query: str | None,
+    vector: Sequence[float] | None,
+    space: Space | None,
+    variants: Sequence[Variant],
+    where: Sequence[ColumnElement[bool]],
+    limit: int,
+    fusion: Fusion | None,
+    options: SearchOptions,
+    results: ResultOptions,
+    returned: int | None,
+) -> tuple[Select[Any], dict[str, Any]]:
+    """The statement of a search with its values: a kept one where only values differ from search to search."""
+    parsed = None if query is None else parse_query(query, operators=options.operators)
+    if where or variants or not (parsed is None or parsed.plain):
+        statement = search(
+            owner_id=owner_id,
+            query=query,
+            vector=vector,
+            space=space,
+            variants=variants,
+            where=where,
+            limit=limit,
+            fusion=fusion,
+            options=options,
+            results=results,
+            returned=returned,
+        )
+        return statement, {}
+    values: dict[str, Any] = {"owner_id": owner_id}
+    if parsed is not None:
+        values["words"] = parsed.words
+    if space is not None and vector is not None:
+        values["vector"] = vector_text(check_vector(vector_source(space), vector))
+    statement = plain_search(
+        space,
+        with_text=parsed is not None,
+        limit=limit,
+        fusion=fusion,
+        options=options,
+        results=results,
+        returned=returned,
+    )
+    return statement, values
 
 
 def around(owner_id: str, chunk_id: uuid.UUID, *, before: int, after: int) -> Select[Any]:
@@ -202,33 +286,6 @@ def around(owner_id: str, chunk_id: uuid.UUID, *, before: int, after: int) -> Se
     later = leaves.where(Chunk.position > centre.c.position).order_by(Chunk.position).limit(after)
     wanted = union_all(earlier, select(centre.c.id), later).subquery()
     return select(Chunk).where(Chunk.id.in_(select(wanted.c[0]))).order_by(Chunk.position)
-
-
-def with_passages(ranked: Select[Any]) -> Select[Any]:
-    """The ranked ids with what a hit shows, in the same statement and order."""
-    hit = ranked.subquery("hit")
-    parent = aliased(Chunk, name="parent")
-    return (
-        select(
-            *hit.c,
-            Chunk.document_id,
-            Chunk.content,
-            Chunk.context,
-            Chunk.position,
-            Chunk.start_offset,
-            Chunk.end_offset,
-            Document.id_at_origin,
-            Document.name,
-            Document.document_type,
-            Document.document_date,
-            Document.metadata_.label("metadata"),
-            parent.content.label("parent_content"),
-        )
-        .join(Chunk, Chunk.id == hit.c.id)
-        .join(Document, Document.id == Chunk.document_id)
-        .outerjoin(parent, parent.id == Chunk.parent_id)
-        .order_by(hit.c.score.desc(), hit.c.id)
-    )
 
 
 def page_of_documents(

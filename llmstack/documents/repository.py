@@ -5,19 +5,17 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Result, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.copy import STATEMENT_ROWS
 from ..embeddings import Space
 from ..errors import ValidationError
-from ..search import SearchOptions, hybrid
+from ..search import SearchOptions, Variant
 from ..search.fusion import Fusion
-from ..search.lexical import parse_query
-from ..search.vectors import check_vector, vector_text
 from ..settings import Settings
 from . import queries
 from .errors import ChunkNotFound, DocumentNotFound, TextNotKept
@@ -25,6 +23,7 @@ from .models import Chunk, ChunkEmbedding, Document
 from .preparation import MAX_ORIGIN_BYTES, check_id, check_metadata, check_owner
 from .queries import DocumentFilter, OrderBy, any_of, as_uuid, check_limit, check_search, owned
 from .records import DocumentStatistics, Leg, Mode, Page, SearchHit, SearchHits
+from .results import PLAIN, ResultOptions
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
 DOCUMENTS_AT_ONCE = 1_000
@@ -237,60 +236,53 @@ class DocumentRepository:
         mode: Mode = "hybrid",
         vector: Sequence[float] | None = None,
         space: Space | None = None,
+        variants: Sequence[Variant] = (),
         where: DocumentFilter | None = None,
         limit: int = 10,
         fusion: Fusion | None = None,
         options: SearchOptions | None = None,
+        results: ResultOptions = PLAIN,
+        returned: int | None = None,
     ) -> SearchHits:
-        """Search in one statement; the vector leg needs the query's `vector` and its `space`."""
+        """Search in one statement; the vector leg needs the query's `vector` and its `space`.
+
+        `variants` are other wordings, each with its vector where there is a vector leg. `returned` rows come back
+        instead of `limit` where a later stage chooses among them.
+        """
         wanted = where or DocumentFilter()
         check_search(owner_id=owner_id, mode=mode, limit=limit, where=wanted)
         if mode != "text" and (vector is None or space is None):
             raise ValidationError("vector", f"mode {mode!r} needs the query's vector and its space")
-        space = space if mode != "text" else None
-        options = options or SearchOptions()
-        parsed = None if mode == "vector" else parse_query(query, operators=options.operators)
-        conditions = queries.search_conditions(owner_id, wanted)
-        source = None if space is None else queries.vector_source(space)
-        if not conditions and (parsed is None or parsed.plain):
-            values: dict[str, Any] = {"owner_id": owner_id}
-            if parsed is not None:
-                values["words"] = parsed.words
-            if source is not None and vector is not None:
-                values["vector"] = vector_text(check_vector(source, vector))
-            statement = queries.plain_search(
-                space, with_text=parsed is not None, limit=limit, fusion=fusion, options=options
-            )
-            return _hits(await self._session.execute(statement, values))
-        ranked = hybrid(
-            Chunk,
-            corpus=queries.CORPUS,
+        statement, values = queries.prepared_search(
             owner_id=owner_id,
             query=query if mode != "vector" else None,
-            vector=vector if source is not None else None,
-            source=source,
-            languages=queries.spoken_languages(owner_id),
-            where=conditions,
+            vector=vector if mode != "text" else None,
+            space=space if mode != "text" else None,
+            variants=variants,
+            where=queries.search_conditions(owner_id, wanted),
             limit=limit,
             fusion=fusion,
-            options=options,
+            options=options or SearchOptions(),
+            results=results,
+            returned=returned,
         )
-        return _hits(await self._session.execute(queries.with_passages(ranked)))
+        return _hits(await (await self._session.connection()).execute(statement, values))
 
 
-def _hits(rows: Iterable[Any]) -> SearchHits:
-    found = list(rows)
-    return SearchHits(map(_hit, found), vector_path=found[0].vector_path if found else None)
+def _hits(rows: Result[Any]) -> SearchHits:
+    columns = list(rows.keys())
+    legs = [name.removesuffix("_rank") for name in columns if name.endswith("_rank")]
+    more = tuple(name for name in ("before", "after", "similarities") if name in columns)
+    found = [_hit(row, legs, more, grouped="passages" in columns) for row in rows]
+    path = found[0][1] if found else None
+    return SearchHits((hit for hit, _ in found), vector_path=path)
 
 
-def _hit(row: Any) -> SearchHit:
-    legs = {}
-    if row.text_rank is not None:
-        legs["text"] = Leg(row.text_score, row.text_rank)
-    if row.vector_rank is not None:
-        legs["vector"] = Leg(row.vector_score, row.vector_rank)
-    return SearchHit(
+def _hit(row: Any, legs: Sequence[str], more: Sequence[str], *, grouped: bool) -> tuple[SearchHit, str | None]:
+    values = row._mapping
+    hit = SearchHit(
         chunk_id=row.id,
+        leaf_id=row.leaf_id,
         document_id=row.document_id,
         id_at_origin=row.id_at_origin,
         document_name=row.name,
@@ -299,10 +291,16 @@ def _hit(row: Any) -> SearchHit:
         content=row.content,
         context=row.context,
         score=row.score,
-        legs=legs,
+        fused_score=row.score,
+        legs={
+            name: Leg(values[f"{name}_score"], rank) for name in legs if (rank := values[f"{name}_rank"]) is not None
+        },
         position=row.position,
         start_offset=row.start_offset,
         end_offset=row.end_offset,
         metadata=row.metadata,
         parent_content=row.parent_content,
+        passages=row.passages if grouped else 1,
+        **{name: tuple(values[name] or ()) for name in more},
     )
+    return hit, row.vector_path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import logging
+import time
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -11,17 +11,20 @@ from typing import Any, TypeVar
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from ..db.database import Service
-from ..embeddings import EmbeddingService, Space
-from ..errors import EmbeddingError, ValidationError
-from ..search import SearchOptions, StatisticsRefresh, Weighted
+from ..embeddings import EmbeddingService
+from ..errors import ValidationError
+from ..retrieval import Expander, Reranker
+from ..search import StatisticsRefresh, Weighted
 from ..search.fusion import Fusion
+from ..search.reweigh import check_parameters
 from ..settings import Settings
+from .calibration import Calibrator
 from .chunking import ChunkingConfig
 from .errors import DocumentChanged
 from .freshness import StatisticsKeeper
 from .ingestion import Ingestion
 from .models import Chunk, Document
-from .queries import DocumentFilter, OrderBy, check_search
+from .queries import DocumentFilter, OrderBy
 from .records import (
     AddProgress,
     AddResult,
@@ -33,20 +36,25 @@ from .records import (
     SearchHits,
 )
 from .repository import DocumentRepository
+from .results import GroupBy, Recency, ResultOptions
+from .search_log import SearchLog
+from .searching import Searcher, SearchRequest
+from .tuning import TuningVerbs
 
 Result = TypeVar("Result")
 
-logger = logging.getLogger("llmstack.documents")
 
-
-class DocumentService:
+class DocumentService(TuningVerbs):
     """Adds, finds, searches and removes documents; `stack.documents`."""
 
     def __init__(self, service: Service, embeddings: EmbeddingService, settings: Settings) -> None:
         self._service = service
         self._embeddings = embeddings
         self._settings = settings
+        self._searcher = Searcher(service=service, embeddings=embeddings, settings=settings)
         self._statistics = StatisticsKeeper(service)
+        self._log = SearchLog(service, settings)
+        self._calibrator = Calibrator(service, embeddings, settings, self._statistics)
         self._ingestion = Ingestion(
             service=service, embeddings=embeddings, settings=settings, on_written=self._statistics.changed
         )
@@ -157,57 +165,74 @@ class DocumentService:
         alpha: float | None = None,
         fusion: Fusion | None = None,
         operators: bool = True,
+        candidates: int | None = None,
+        expand: Expander | Sequence[str] | None = None,
+        recency: Recency | None = None,
+        min_score: float | None = None,
+        group_by: GroupBy | None = None,
+        neighbours: int = 0,
+        reranker: Reranker | None = None,
+        diversity: float = 0.0,
+        explain: bool = False,
     ) -> SearchHits:
         """The best passages, best first; ties by id. `alpha` is the weight of the vector leg.
 
         Without a `mode` search is hybrid, or text where there is no working embedder. In the query `"..."` is
-        required and `-word` is forbidden unless `operators` is off.
+        required and `-word` is forbidden unless `operators` is off. Each leg hands on `candidates` rows, and what
+        follows happens in this order, each only where it is asked for: `expand` adds wordings to the same statement;
+        `recency` and `min_score`; `group_by` leaves one hit for each document or parent; `reranker` orders all
+        `candidates` rows anew, unless it fails or takes too long; `diversity` (0.0 to 1.0) is the weight against hits
+        like those before them.
         """
-        if not isinstance(query, str) or not query.strip():
-            raise ValidationError("query", "it is empty")
         if alpha is not None and fusion is not None:
             raise ValidationError("alpha", "give alpha or fusion, not both")
-        where = DocumentFilter(
-            id_at_origin=id_at_origin,
-            document_ids=document_ids,
-            document_type=document_type,
-            language=language,
-            date_from=date_from,
-            date_to=date_to,
-            metadata=metadata,
+        request = SearchRequest(
+            owner_id=owner_id,
+            query=query,
+            mode=mode,
+            limit=limit,
+            where=DocumentFilter(
+                id_at_origin=id_at_origin,
+                document_ids=document_ids,
+                document_type=document_type,
+                language=language,
+                date_from=date_from,
+                date_to=date_to,
+                metadata=metadata,
+            ),
+            fusion=Weighted(alpha=alpha) if alpha is not None else fusion,
+            operators=operators,
+            candidates=candidates,
+            expand=expand,
+            reranker=reranker,
+            diversity=diversity,
+            results=ResultOptions(
+                recency=recency,
+                min_score=min_score,
+                group_by=group_by,
+                neighbours=neighbours,
+                similarities=diversity > 0.0,
+            ),
+            explain=explain,
         )
-        check_search(owner_id=owner_id, mode=mode, limit=limit, where=where)
-        chosen, vector, space = await self._query_vector(query, mode)
-        async with self._service.single_statements() as session:
-            return await DocumentRepository(session, settings=self._settings).search(
-                owner_id=owner_id,
-                query=query,
-                mode=chosen,
-                vector=vector,
-                space=space,
-                where=where,
-                limit=limit,
-                fusion=Weighted(alpha=alpha) if alpha is not None else fusion,
-                options=SearchOptions(
-                    candidates=self._settings.search_candidates,
-                    budget=self._settings.lexical_budget,
-                    exact_rows=self._settings.exact_rows,
-                    ef_search=self._settings.ef_search,
-                    operators=operators,
-                ),
-            )
+        started = time.perf_counter()
+        hits = await self._searcher.search(request)
+        hits.search_id = self._log.note(
+            owner_id=owner_id,
+            query=query,
+            mode=hits.mode or "text",
+            limit=limit,
+            where=request.where,
+            hits=hits,
+            vector_path=hits.vector_path,
+            elapsed=time.perf_counter() - started,
+        )
+        return hits
 
-    async def _query_vector(self, query: str, mode: Mode | None) -> tuple[Mode, Sequence[float] | None, Space | None]:
-        if mode == "text" or (mode is None and self._embeddings.embedder is None):
-            return "text", None, None
-        try:
-            space, (vector,) = await self._embeddings.embed_queries([query])
-            return mode or "hybrid", vector, space
-        except EmbeddingError:
-            if mode is not None:
-                raise
-            logger.warning("the query could not be embedded; searching by text alone", exc_info=True)
-            return "text", None, None
+    @property
+    def vector_paths(self) -> Mapping[str, int]:
+        """How often this process' searches were answered `exact`, by the `index`, or by the `guard` behind it."""
+        return dict(self._searcher.vector_paths)
 
     async def get(self, *, owner_id: str, document_id: uuid.UUID | str) -> Document:
         """The document, or DocumentNotFound; another owner's is as good as absent."""
@@ -310,16 +335,26 @@ class DocumentService:
         """Read the term statistics that BM25 ranks by anew; None while another process does."""
         return await self._statistics.refresh()
 
-    async def reweigh(self) -> int:
-        """Weigh every chunk by the corpus' measured average length, a batch at a time; return how many changed.
+    async def reweigh(
+        self,
+        *,
+        k1: float | None = None,
+        b: float | None = None,
+        average_length: float | None = None,
+        context_weight: float | None = None,
+    ) -> int:
+        """Give the corpus these BM25 parameters and weigh every chunk by them; return how many changed.
 
-        Worth it when `refresh_statistics` measures an average that is off by more than two from what rows are
-        weighed by; small corpora see to it themselves. A run that was stopped goes on where it is called again.
+        Without an `average_length` it is the measured one, which is worth it when `refresh_statistics` measures one
+        that is off by more than two from what rows are weighed by; small corpora see to it themselves. Chunks are
+        rewritten a batch at a time. A run that was stopped goes on where it is called again.
         """
-        return await self._statistics.reweigh()
+        given = {"k1": k1, "b": b, "average_length": average_length, "context_weight": context_weight}
+        return await self._statistics.reweigh(check_parameters(given))
 
     async def settle(self) -> None:
         """Wait for background work."""
+        await self._log.settle()
         await self._statistics.settle()
 
     async def _read(self, work: Callable[[DocumentRepository], Awaitable[Result]]) -> Result:

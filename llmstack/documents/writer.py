@@ -21,7 +21,10 @@ from uuid_utils.compat import uuid7
 from ..db.copy import STATEMENT_ROWS, copy_rows
 from ..db.models import CorpusStatistics
 from ..embeddings import Space
+from ..embeddings.queue import owe
+from ..embeddings.spaces import living
 from ..search.columns import AVERAGE_LENGTH, CONTEXT_WEIGHT, K1, B
+from .embedding import EMBEDDED
 from .errors import DocumentChanged
 from .models import Chunk, ChunkEmbedding, Document, EmbeddingJob
 from .queries import CORPUS, any_of
@@ -104,7 +107,10 @@ async def write_documents(
     space: Space | None,
     keep_text: bool,
 ) -> list[Written]:
-    """Store documents of distinct identities inside the caller's transaction; results in the given order."""
+    """Store documents of distinct identities inside the caller's transaction; results in the given order.
+
+    The vectors are those of `space`. In every other living space each leaf without a vector gets a job.
+    """
     ordered = sorted(documents, key=lambda document: document.identity)
     ids = {document.identity: uuid7() for document in ordered}
     rows = await _put_documents(session, ordered, ids, keep_text=keep_text)
@@ -113,12 +119,18 @@ async def write_documents(
     plans = [
         _plan(document, row, dict(stored.get(row.id, {}))) for document in ordered for row in (rows[document.identity],)
     ]
-    await _copy_new(session, plans)
+    bm25, spaces = await _parameters(session)
+    if space is not None and space.id not in spaces:
+        # It was retired while the vectors were made.
+        space = None
+    await _copy_new(session, plans, bm25=bm25)
     await _move_kept(session, plans)
     await _delete_gone(session, plans)
     counts: Mapping[uuid.UUID, tuple[int, list[bytes]]] = {}
     if space is not None:
         counts = await _store_vectors(session, plans, vectors=vectors, space=space)
+    if spaces - {space and space.id}:
+        await _owe_others(session, plans, space)
     results = {plan.prepared.identity: _written(plan, *counts.get(plan.document.id, (0, []))) for plan in plans}
     return [results[document.identity] for document in documents]
 
@@ -195,21 +207,25 @@ def _plan(prepared: PreparedDocument, document: Document, before: dict[bytes, Ro
     return plan
 
 
-async def _bm25_parameters(session: AsyncSession) -> tuple[float, ...]:
+async def _parameters(session: AsyncSession) -> tuple[tuple[float, ...], set[int]]:
+    """What new chunks are weighed by, and the spaces that want their vectors, in one round trip."""
     columns = (
         CorpusStatistics.bm25_k1,
         CorpusStatistics.bm25_b,
         CorpusStatistics.bm25_average_length,
         CorpusStatistics.bm25_context_weight,
     )
-    row = (await session.execute(select(*columns).where(CorpusStatistics.corpus == CORPUS))).one_or_none()
-    return (K1, B, AVERAGE_LENGTH, CONTEXT_WEIGHT) if row is None else tuple(row)
+    spaces = living().cte("living")
+    ids = select(func.array_agg(spaces.c.id)).scalar_subquery()
+    one = select(ids.label("spaces")).subquery()
+    statement = select(one.c.spaces, *columns).outerjoin_from(one, CorpusStatistics, CorpusStatistics.corpus == CORPUS)
+    found, *bm25 = (await session.execute(statement)).one()
+    return (K1, B, AVERAGE_LENGTH, CONTEXT_WEIGHT) if bm25[0] is None else tuple(bm25), set(found or ())
 
 
-async def _copy_new(session: AsyncSession, plans: Sequence[_Plan]) -> None:
+async def _copy_new(session: AsyncSession, plans: Sequence[_Plan], *, bm25: tuple[float, ...]) -> None:
     if not any(plan.new for plan in plans):
         return
-    bm25 = await _bm25_parameters(session)
     rows = (
         (
             plan.ids[index], plan.prepared.owner_id, plan.document.id, plan.parent(index), index,
@@ -305,6 +321,15 @@ def _sort(
         else:
             into.fresh.append((*key.values(), vector))
     return stored, owed
+
+
+async def _owe_others(session: AsyncSession, plans: Sequence[_Plan], space: Space | None) -> None:
+    """Note a job in every other living space: neither what grows in the shadow nor the way back may lack a document."""
+    pairs = ((id_, chunk) for plan in plans for id_, chunk in zip(plan.ids, plan.prepared.chunks, strict=True))
+    leaves = [chunk_id for chunk_id, chunk in pairs if chunk.is_leaf]
+    for start in range(0, len(leaves), STATEMENT_ROWS):
+        part = leaves[start : start + STATEMENT_ROWS]
+        await session.execute(owe(EMBEDDED, part, but=None if space is None else space.id))
 
 
 async def _embedded(session: AsyncSession, plans: Sequence[_Plan], space: Space) -> set[uuid.UUID]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .change import Retirement as Retirement
+from .change import Verification as Verification
 from .embedders import CallableEmbedder as CallableEmbedder
 from .embedders import Embedder as Embedder
 from .embedders import Kind as Kind
@@ -9,7 +11,10 @@ from .embedders import LiteLLMEmbedder as LiteLLMEmbedder
 from .embedders import LocalEmbedder as LocalEmbedder
 from .embedders import default_embedder as default_embedder
 from .embedders import embed_all as embed_all
+from .embedders import named_embedder as named_embedder
+from .embedders import other_embedders as other_embedders
 from .errors import SpaceNotFound as SpaceNotFound
+from .errors import SpaceNotServing as SpaceNotServing
 from .models import EmbeddingJobMixin as EmbeddingJobMixin
 from .models import EmbeddingMixin as EmbeddingMixin
 from .models import EmbeddingSpace as EmbeddingSpace
@@ -17,9 +22,9 @@ from .queue import EmbeddedTable as EmbeddedTable
 from .queue import PendingCounts as PendingCounts
 from .service import EmbeddingService as EmbeddingService
 from .service import ProcessResult as ProcessResult
-from .service import SpaceStatus as SpaceStatus
 from .spaces import Space as Space
 from .spaces import SpaceRepository as SpaceRepository
+from .status import SpaceStatus as SpaceStatus
 from .vectors import column_of as column_of
 
 __all__ = [
@@ -35,11 +40,16 @@ __all__ = [
     "LocalEmbedder",
     "PendingCounts",
     "ProcessResult",
+    "Retirement",
     "Space",
     "SpaceNotFound",
+    "SpaceNotServing",
     "SpaceRepository",
     "SpaceStatus",
+    "Verification",
     "column_of",
     "default_embedder",
     "embed_all",
+    "named_embedder",
+    "other_embedders",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..db.translate import register_constraints
-from ..errors import Conflict, NotFound
+from ..errors import ConfigurationError, Conflict, EmbeddingError, NotFound
 
 
 class SpaceNotFound(NotFound):
@@ -12,6 +12,22 @@ class SpaceNotFound(NotFound):
     def __init__(self, name: str | None = None) -> None:
         super().__init__(f"no embedding space is named {name!r}" if name else "no embedding space is the default")
         self.name = name
+
+
+class SpaceNotServing(ConfigurationError, EmbeddingError):
+    """The embedder's space does not serve, and this process does not know the embedder of the one that does."""
+
+    def __init__(self, name: str, state: str, *, serving: str | None) -> None:
+        instead = (
+            f"space {serving!r} serves; name its embedder in LLMSTACK_EMBEDDER or LLMSTACK_OTHER_EMBEDDERS, or pass it "
+            "as embedder=... or in other_embedders=[...]"
+            if serving
+            else "no space serves yet; cut over to one"
+        )
+        where = "in the shadow" if state == "shadow" else state
+        super().__init__(f"embedding space {name!r} is {where}, and {instead}")
+        self.name = name
+        self.serving = serving
 
 
 register_constraints(

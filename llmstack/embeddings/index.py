@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tenacity
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..db.database import Service
-from ..db.locks import acquire, lock_key
 from ..db.schemas import qualified, quote
-from ..db.translate import sqlstate, translating
-from ..errors import ConfigurationError
+from ..db.translate import sqlstate
+from .builds import Build, IndexProgress, building, drop_concurrently
+from .builds import IndexWatcher as IndexWatcher
+from .definition import IndexDefinition, check_indexable
 from .models import EmbeddingSpace
-from .vectors import INDEXABLE
 
 logger = logging.getLogger("llmstack.embeddings")
 
-_OPERATORS = {"cosine": "cosine_ops", "inner_product": "ip_ops", "l2": "l2_ops"}
-_DEFAULTS: dict[str, dict[str, int]] = {"hnsw": {"m": 16, "ef_construction": 64}, "ivfflat": {}}
-_PARAMETERS = {"hnsw": {"m", "ef_construction"}, "ivfflat": {"lists"}}
-_ROWS_IN_A_LIST, _MOST_LISTS = 1000, 32_768
+_NEW, _OLD = "_new", "_old"
 _LOCK_NOT_AVAILABLE = "55P03"
 _LOCK_ATTEMPTS = 10
+_PART = re.compile(r"_p\d\d+$")
+_UNFINISHED = re.compile(r"(_new|_old)?(_p\d\d+)?$")
 
 _PARTITIONS = text("""
 SELECT child.relname FROM pg_inherits
@@ -39,33 +37,32 @@ WHERE n.nspname = :schema AND parent.relname = :table
 ORDER BY length(child.relname), child.relname
 """)
 _INDEXES = text("""
-SELECT c.relname, i.indisvalid, EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid) AS is_attached
+SELECT c.relname, i.indisvalid, EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid) AS is_attached,
+    obj_description(c.oid, 'pg_class') AS signature
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = :schema AND starts_with(c.relname, :name)
 """)
-_EXTENSION_SCHEMA = text("""
-SELECT nspname FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace WHERE extname = 'vector'
-""")
-# The graph of a partition should fit, and PostgreSQL reserves all of it when workers share the build.
-_MEMORY = text("""
-SELECT set_config('maintenance_work_mem', greatest(
-    pg_size_bytes(current_setting('maintenance_work_mem')),
-    least(2 * pg_table_size(CAST(:table AS regclass)) + 16777216, 2147483648)
-) / 1024 || 'kB', false)
-""")
-
-Progress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Index:
     is_valid: bool
     is_attached: bool
+    signature: str | None
 
 
 def index_name(table: str, space_id: int) -> str:
     """The name of a space's index on the partitioned table."""
     return f"ix_{table}_s{space_id}"
+
+
+def _part(name: str, number: int) -> str:
+    return f"{name}_p{number:02d}"
+
+
+def _is_of(name: str, whole: str) -> bool:
+    """Whether the name is that of the index on the whole table, or of one of its parts."""
+    return _PART.sub("", name) == whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,81 +78,123 @@ class SpaceIndex:
         """The name of the index on the whole table."""
         return index_name(self.table, self.space.id)
 
-    async def build(self, *, progress: Progress | None = None) -> list[str]:
-        """Build what is missing or invalid, keep what is valid; return the names that were built."""
+    async def build(self, *, progress: IndexWatcher | None = None) -> list[str]:
+        """Build what is missing or invalid, keep what is valid; return the names that were built.
+
+        What an unfinished rebuild left is dropped.
+        """
         check_indexable(self.space)
-        async with self._connection() as connection:
-            partitions = await self._partitions(connection)
-            if not partitions:
-                built = await self._build_one(connection, self.name, self.table)
-                return [self.name] if built else []
-            await self._create_parent(connection)
-            names = []
-            for number, partition in enumerate(partitions):
-                name = f"{self.name}_p{number:02d}"
-                if await self._build_one(connection, name, partition):
-                    names.append(name)
-                await self._attach(connection, name)
-                if progress is not None:
-                    progress(number + 1, len(partitions))
-            return names
+        async with building(self.service, self.name) as connection:
+            for leftover in (_OLD, _NEW):
+                await self._drop(connection, self.name + leftover)
+            return await self._complete(connection, self.name, progress)
+
+    async def rebuild(self, *, progress: IndexWatcher | None = None) -> list[str]:
+        """Build all anew as the space now says, beside the old, then let both change places; return the names.
+
+        Searches use the old index until the new one is whole. What an interrupted rebuild has finished is kept.
+        """
+        check_indexable(self.space)
+        new, old = self.name + _NEW, self.name + _OLD
+        async with building(self.service, self.name) as connection:
+            await self._drop(connection, old)
+            await self._drop_unlike(connection, new)
+            built = await self._complete(connection, new, progress)
+            await self._swap(connection)
+            await self._drop_old(connection, old)
+            return [self.name + name.removeprefix(new) for name in built]
 
     async def drop(self) -> None:
         """Drop the space's indexes; searches become exact scans."""
-        async with self._connection() as connection:
-            partitions = await self._partitions(connection)
-            names = [self.name, *(f"{self.name}_p{number:02d}" for number in range(len(partitions)))]
-            # The index on the parent takes those attached to it along; what was not yet attached remains.
-            for name in names:
-                await self._execute(connection, f"DROP INDEX IF EXISTS {qualified(self.service.schema, name)}")
+        async with building(self.service, self.name) as connection:
+            for suffix in ("", _OLD, _NEW):
+                await self._drop(connection, self.name + suffix)
 
-    async def _build_one(self, connection: AsyncConnection, name: str, table: str) -> bool:
-        found = (await self._indexes(connection)).get(name)
+    async def _complete(self, connection: AsyncConnection, name: str, progress: IndexWatcher | None) -> list[str]:
+        definition = await IndexDefinition.read(connection, self.space)
+        partitions = await self._partitions(connection)
+        if not partitions:
+            work = _Part(definition, name, self.table, 1, 1, progress)
+            return [name] if await self._build_one(connection, work) else []
+        parts = [
+            _Part(definition, _part(name, number), partition, number + 1, len(partitions), progress)
+            for number, partition in enumerate(partitions)
+        ]
+        built = [part.name for part in parts if await self._build_one(connection, part)]
+        # Last, so that no break leaves an index of the whole that is not valid.
+        await self._unite(connection, name, [part.name for part in parts], definition)
+        return built
+
+    async def _build_one(self, connection: AsyncConnection, part: _Part) -> bool:
+        schema, definition = self.service.schema, part.definition
+        found = (await self._indexes(connection)).get(part.name)
         if found is not None and found.is_valid:
+            part.tell("done", 0, 0)
             return False
         if found is not None:
-            # What a build that broke off leaves behind; it would be maintained, and never used.
-            schema = self.service.schema
-            await connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {qualified(schema, name)}")
-        await connection.execute(_MEMORY, {"table": qualified(self.service.schema, table)})
-        definition = await self._definition(connection, table)
-        await connection.exec_driver_sql(f"CREATE INDEX CONCURRENTLY {quote(name)} ON {definition}")
+            # What the build of a killed process leaves behind; it would be maintained, and never used.
+            await drop_concurrently(connection, schema, part.name)
+        target = qualified(schema, part.table)
+        rows = (await connection.exec_driver_sql(definition.count(target))).scalar_one()
+        await definition.take_memory(connection, rows=rows)
+        build = Build(self.service, connection, self.name, part.name, part.reporter(rows))
+        await build.run(f"CREATE INDEX CONCURRENTLY {quote(part.name)} ON {definition.on(target, rows=rows)}")
+        await connection.exec_driver_sql(self._sign(part.name, definition))
+        part.tell("done", rows, rows)
         return True
 
-    async def _create_parent(self, connection: AsyncConnection) -> None:
-        if self.name not in await self._indexes(connection):
-            definition = await self._definition(connection, self.table)
-            await self._execute(connection, f"CREATE INDEX {quote(self.name)} ON ONLY {definition}")
+    def _sign(self, name: str, definition: IndexDefinition) -> str:
+        signature = definition.signature.replace("'", "''")
+        return f"COMMENT ON INDEX {qualified(self.service.schema, name)} IS '{signature}'"
 
-    async def _attach(self, connection: AsyncConnection, name: str) -> None:
-        if (await self._indexes(connection))[name].is_attached:
+    async def _unite(
+        self, connection: AsyncConnection, name: str, parts: Sequence[str], definition: IndexDefinition
+    ) -> None:
+        schema, indexes = self.service.schema, await self._indexes(connection)
+        whole = qualified(schema, name)
+        if name not in indexes:
+            target = qualified(schema, self.table)
+            create = f"CREATE INDEX {quote(name)} ON ONLY {definition.on(target)}"
+            await self._execute(connection, create, self._sign(name, definition))
+        for part in parts:
+            if not indexes[part].is_attached:
+                await self._execute(connection, f"ALTER INDEX {whole} ATTACH PARTITION {qualified(schema, part)}")
+
+    async def _drop_unlike(self, connection: AsyncConnection, new: str) -> None:
+        """Drop what an interrupted rebuild made as the space was then, and what it had not finished."""
+        signature = (await IndexDefinition.read(connection, self.space)).signature
+        left = {name: index for name, index in (await self._indexes(connection)).items() if _is_of(name, new)}
+        unlike = {name for name, index in left.items() if index.signature != signature}
+        if new in unlike or any(left[name].is_attached for name in unlike):
+            await self._drop(connection, new)
             return
-        schema = self.service.schema
-        await self._execute(
-            connection,
-            f"ALTER INDEX {qualified(schema, self.name)} ATTACH PARTITION {qualified(schema, name)}",
-        )
+        for name in sorted(unlike):
+            await drop_concurrently(connection, self.service.schema, name)
 
-    async def _definition(self, connection: AsyncConnection, table: str) -> str:
-        space, extension = self.space, quote(await connection.scalar(_EXTENSION_SCHEMA) or "public")
-        column = "embedding" if space.storage == "halfvec" else "embedding_full"
-        vector = f"({column}::{extension}.{space.storage}({int(space.dimensions)}))"
-        operators = f"{extension}.{space.storage}_{_OPERATORS[space.distance]}"
-        target = qualified(self.service.schema, table)
-        parameters = await self._parameters(connection, target)
-        return (
-            f"{target} USING {space.index_method} ({vector} {operators}) "
-            f"WITH ({parameters}) WHERE space_id = {int(space.id)}"
-        )
+    async def _swap(self, connection: AsyncConnection) -> None:
+        """Give the new indexes the names of the old ones; renaming blocks neither readers nor writers."""
+        present = await self._indexes(connection)
+        suffixes = [name.removeprefix(self.name + _NEW) for name in present if _is_of(name, self.name + _NEW)]
+        moves = [(suffix, _OLD + suffix) for suffix in suffixes if self.name + suffix in present]
+        moves += [(_NEW + suffix, suffix) for suffix in suffixes]
+        rename = "ALTER INDEX {} RENAME TO {}".format
+        names = ((qualified(self.service.schema, self.name + one), quote(self.name + other)) for one, other in moves)
+        await self._execute(connection, *(rename(*pair) for pair in names))
 
-    async def _parameters(self, connection: AsyncConnection, target: str) -> str:
-        given = {key: int(value) for key, value in self.space.index_parameters.items()}
-        values = {**_DEFAULTS[self.space.index_method], **given}
-        if self.space.index_method == "ivfflat" and "lists" not in values:
-            statement = f"SELECT count(*) FROM {target} WHERE space_id = {int(self.space.id)}"
-            rows = (await connection.exec_driver_sql(statement)).scalar_one()
-            values["lists"] = min(max(1, rows // _ROWS_IN_A_LIST), _MOST_LISTS)
-        return ", ".join(f"{key} = {value}" for key, value in values.items())
+    async def _drop_old(self, connection: AsyncConnection, old: str) -> None:
+        """Drop what nobody needs any more; a long search may keep it for now."""
+        try:
+            await self._drop(connection, old)
+        except Exception as error:
+            if not _lock_was_taken(error):
+                raise
+            logger.warning("index %r is in use by a long transaction; the next build or rebuild drops it", old)
+
+    async def _drop(self, connection: AsyncConnection, name: str) -> None:
+        present = await self._indexes(connection)
+        # The index on the parent takes those attached to it along; what was not yet attached remains.
+        for one in sorted(one for one in present if _is_of(one, name)):
+            await self._execute(connection, f"DROP INDEX IF EXISTS {qualified(self.service.schema, one)}")
 
     async def _partitions(self, connection: AsyncConnection) -> list[str]:
         found = await connection.scalars(_PARTITIONS, {"schema": self.service.schema, "table": self.table})
@@ -163,10 +202,10 @@ class SpaceIndex:
 
     async def _indexes(self, connection: AsyncConnection) -> dict[str, _Index]:
         found = await connection.execute(_INDEXES, {"schema": self.service.schema, "name": self.name})
-        return {name: _Index(is_valid, is_attached) for name, is_valid, is_attached in found}
+        return {name: _Index(*rest) for name, *rest in found}
 
-    async def _execute(self, connection: AsyncConnection, statement: str) -> None:
-        """Run what needs a strong lock for a moment; waits briefly and often, so that no queue forms."""
+    async def _execute(self, connection: AsyncConnection, *statements: str) -> None:
+        """Run as one transaction what needs a lock for a moment; waits briefly and often, so that no queue forms."""
         wait = int(self.service.database.settings.ddl_lock_timeout * 1000)
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(_lock_was_taken),
@@ -174,65 +213,39 @@ class SpaceIndex:
             wait=tenacity.wait_random(0.1, 1.0),
             reraise=True,
         )
-        await connection.exec_driver_sql(f"SET lock_timeout = {wait}")
-        try:
-            await retrying(connection.exec_driver_sql, statement)
-        finally:
-            await connection.exec_driver_sql("SET lock_timeout = 0")
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        # Sent as one text, they are one transaction, whose end is also that of the setting.
+        await retrying(driver.execute, "; ".join((f"SET LOCAL lock_timeout = {wait}", *statements)))
 
-    @contextlib.asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection]:
-        """A connection of its own, without limits of time, while no other process builds this index."""
-        if self.service.database.settings.behind_pooler:
-            raise ConfigurationError("indexes are built over a direct connection, not through a pooler")
-        engine = self.service.engine.execution_options(isolation_level="AUTOCOMMIT")
-        with translating():
-            async with engine.connect() as connection:
-                try:
-                    await connection.exec_driver_sql("SET statement_timeout = 0")
-                    await connection.exec_driver_sql("SET lock_timeout = 0")
-                    await self._lock(connection)
-                    yield connection
-                finally:
-                    # Its settings and its lock go with it.
-                    await connection.invalidate()
 
-    async def _lock(self, connection: AsyncConnection) -> None:
-        schema, database = self.service.schema, await connection.scalar(text("SELECT current_database()"))
-        key = lock_key(database=str(database), schema=f"{schema}\0{self.name}")
-        # Polling: whoever waits inside a statement would hold up the concurrent build itself.
-        await acquire(
-            (await connection.get_raw_connection()).driver_connection,
-            key,
-            what=f"the build of index {self.name!r} in schema {schema!r}",
-            timeout_seconds=self.service.database.settings.migration_lock_timeout,
-            on_wait=logger.warning,
-        )
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """One index of several to be built, and who wants to hear of it."""
+
+    definition: IndexDefinition
+    name: str
+    table: str
+    number: int
+    count: int
+    watcher: IndexWatcher | None
+
+    def tell(self, phase: str, done: int, total: int) -> None:
+        if self.watcher is not None:
+            self.watcher(IndexProgress(self.number, self.count, phase, done, total))
+
+    def reporter(self, total: int) -> Callable[[str, int], None] | None:
+        if self.watcher is None:
+            return None
+        return lambda phase, done: self.tell(phase, done, total)
 
 
 def _lock_was_taken(error: BaseException) -> bool:
-    return isinstance(error, DBAPIError) and sqlstate(error) == _LOCK_NOT_AVAILABLE
-
-
-def check_indexable(space: EmbeddingSpace) -> None:
-    """Refuse what pgvector cannot index, and parameters that the index method does not have."""
-    most = INDEXABLE[space.storage]
-    if space.dimensions > most:
-        raise ConfigurationError(
-            f"embedding space {space.name!r} has {space.dimensions} dimensions; pgvector indexes "
-            f"{space.storage} up to {most}, so this space is searched exactly; "
-            "ask the model for fewer dimensions to index it"
-        )
-    if space.index_method == "none":
-        raise ConfigurationError(f"embedding space {space.name!r} has index_method 'none': it is searched exactly")
-    unknown = sorted(set(space.index_parameters) - _PARAMETERS[space.index_method])
-    if unknown:
-        raise ConfigurationError(
-            f"embedding space {space.name!r}: {space.index_method} has no parameter {', '.join(unknown)}"
-        )
+    return sqlstate(error) == _LOCK_NOT_AVAILABLE
 
 
 async def index_states(connection: Any, *, schema: str, table: str) -> dict[str, bool]:
-    """The space indexes on a table by name, and whether each is valid."""
+    """The space indexes on a table by name, and whether each is whole and valid."""
     found = await connection.execute(_INDEXES, {"schema": schema, "name": f"ix_{table}_s"})
-    return {name: is_valid for name, is_valid, _ in found}
+    states = {name: is_valid for name, is_valid, *_ in found}
+    # Until all of its parts are built there is no index of the whole.
+    return {**{_UNFINISHED.sub("", name): False for name in states}, **states}

@@ -35,7 +35,11 @@ _KINDS: Mapping[str, Mapping[Kind, Mapping[str, str]]] = {
 }
 
 
-def _litellm() -> Any:
+def load_litellm() -> Any:
+    """The module litellm, without what it does at a plain import: fetch from the network and print advice.
+
+    The first call takes seconds.
+    """
     is_first = "litellm" not in sys.modules
     if is_first:
         # Otherwise the import fetches a price list from the network.
@@ -101,7 +105,7 @@ class LiteLLMEmbedder:
     async def embed(self, texts: Sequence[str], *, kind: Kind = "document") -> list[list[float]]:
         """Call the provider once, and again when it was busy or out of reach."""
         # The import takes seconds, which the event loop cannot spare.
-        litellm = await asyncio.to_thread(_litellm)
+        litellm = await asyncio.to_thread(load_litellm)
         retried = tuple(getattr(litellm, name) for name in _RETRIED if hasattr(litellm, name))
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(retried),

@@ -14,6 +14,7 @@ from ..db.base import Base, Timestamped
 
 DISTANCES = ("cosine", "inner_product", "l2")
 INDEX_METHODS = ("hnsw", "ivfflat", "none")
+QUANTIZATIONS = ("binary",)
 STATES = ("active", "shadow", "retired")
 STORAGES = ("halfvec", "vector")
 
@@ -24,7 +25,10 @@ def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
 
 
 class EmbeddingSpace(Timestamped, Base):
-    """A model and its dimensions: vectors are comparable inside one space alone."""
+    """A model and its dimensions: vectors are comparable inside one space alone.
+
+    `served_until` is when another space became the default in its stead; the latest is the way back.
+    """
 
     __tablename__ = "embedding_spaces"
     __table_args__ = (
@@ -32,6 +36,7 @@ class EmbeddingSpace(Timestamped, Base):
         _one_of("storage", STORAGES),
         _one_of("index_method", INDEX_METHODS),
         _one_of("state", STATES),
+        _one_of("quantization", QUANTIZATIONS),
         CheckConstraint("dimensions BETWEEN 1 AND 16000", name="dimensions"),
         CheckConstraint("NOT is_default OR state = 'active'", name="default_is_active"),
         Index("uq_embedding_spaces_default", "is_default", unique=True, postgresql_where=text("is_default")),
@@ -48,6 +53,8 @@ class EmbeddingSpace(Timestamped, Base):
     index_parameters: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     state: Mapped[str] = mapped_column(server_default="active")
     is_default: Mapped[bool] = mapped_column(server_default=text("false"))
+    quantization: Mapped[str | None]
+    served_until: Mapped[dt.datetime | None]
 
 
 class EmbeddingMixin:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from sqlalchemy import (
@@ -28,6 +28,8 @@ from sqlalchemy import (
     literal,
     null,
     select,
+    true,
+    tuple_,
     update,
 )
 from sqlalchemy import cast as sql_cast
@@ -35,7 +37,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, INTERVAL, insert
 from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
-from .models import EmbeddingJobMixin, EmbeddingMixin
+from .models import EmbeddingJobMixin, EmbeddingMixin, EmbeddingSpace
 from .spaces import Space
 from .vectors import vector_type
 
@@ -226,8 +228,8 @@ def retry(table: EmbeddedTable, space: Space, *, owner_id: str | None, attempts:
     return statement if owner_id is None else statement.where(jobs.c.owner_id == owner_id)
 
 
-def count(table: EmbeddedTable, space_id: int | None, *, owner_id: str | None, attempts: int) -> Executable:
-    """Waiting, leased and set-aside jobs of rows that want a vector; in all spaces without a space."""
+def count(table: EmbeddedTable, names: Iterable[str] | None, *, owner_id: str | None, attempts: int) -> Executable:
+    """Waiting, leased and set-aside jobs of rows that want a vector, in living spaces of these names or in all."""
     jobs = core_table(table.jobs)
     is_free = _is_free(jobs)
     statement = (
@@ -238,11 +240,14 @@ def count(table: EmbeddedTable, space_id: int | None, *, owner_id: str | None, a
         )
         .select_from(jobs)
         .join(table.rows, _of_row(table, jobs.c))
-        .where(table.wanted)
+        .where(table.wanted, jobs.c.space_id.in_(_living(names)))
     )
-    if space_id is not None:
-        statement = statement.where(jobs.c.space_id == space_id)
     return statement if owner_id is None else statement.where(jobs.c.owner_id == owner_id)
+
+
+def _living(names: Iterable[str] | None) -> Select[Any]:
+    living = select(EmbeddingSpace.id).where(EmbeddingSpace.state != "retired")
+    return living if names is None else living.where(EmbeddingSpace.name.in_(list(names)))
 
 
 def enqueue(
@@ -255,6 +260,7 @@ def enqueue(
         .where(table.wanted)
         .where(~exists().where(_of_row(table, embeddings.c), embeddings.c.space_id == space.id))
         .where(~exists().where(_of_row(table, jobs.c), jobs.c.space_id == space.id))
+        .where(exists().where(EmbeddingSpace.id == space.id, EmbeddingSpace.state != "retired"))
         .order_by(rows.id)
         .limit(limit)
         .with_for_update(read=True, key_share=True, of=rows)
@@ -279,6 +285,53 @@ def enqueue(
     return select(number, last)
 
 
+def owe(table: EmbeddedTable, row_ids: Sequence[uuid.UUID], *, but: int | None = None) -> Executable:
+    """Make jobs for wanted rows in every living space, `but` one, in which they have no vector."""
+    rows, jobs, embeddings = table.rows, core_table(table.jobs), core_table(table.embeddings)
+    owed = (
+        select(rows.owner_id, rows.id, EmbeddingSpace.id)
+        .select_from(rows)
+        .join(EmbeddingSpace, EmbeddingSpace.state != "retired")
+        .where(rows.id == func.any(_array(row_ids, Uuid())), table.wanted)
+        .where(~exists().where(_of_row(table, embeddings.c), embeddings.c.space_id == EmbeddingSpace.id))
+        # Whoever makes the same jobs at this moment makes them in this order too.
+        .order_by(rows.id, EmbeddingSpace.id)
+    )
+    if but is not None:
+        owed = owed.where(EmbeddingSpace.id != but)
+    return insert(jobs).from_select(["owner_id", "chunk_id", "space_id"], owed).on_conflict_do_nothing()
+
+
+def forget_jobs(table: EmbeddedTable, space: Space, *, limit: int) -> Executable:
+    """Delete jobs of a space, up to `limit` at a time."""
+    jobs = core_table(table.jobs)
+    page = select(jobs.c.owner_id, jobs.c.chunk_id).where(jobs.c.space_id == space.id).limit(limit).cte("page")
+    return delete(jobs).where(_same(jobs.c, page.c), jobs.c.space_id == space.id)
+
+
+def forget_vectors(
+    table: EmbeddedTable, space: Space, *, after: tuple[str, uuid.UUID] | None, limit: int
+) -> Select[Any]:
+    """Delete a page of a space's vectors along the key; return their number and the key of the last one."""
+    embeddings = core_table(table.embeddings)
+    key = tuple_(embeddings.c.owner_id, embeddings.c.chunk_id)
+    # Along the key: once the space's index is gone, nothing else leads to its vectors but a scan of the table.
+    found = select(*key.clauses).where(embeddings.c.space_id == space.id).order_by(*key.clauses).limit(limit)
+    if after is not None:
+        found = found.where(key > tuple_(literal(after[0], Text), literal(after[1], Uuid)))
+    page = found.cte("page")
+    gone = (
+        delete(embeddings)
+        .where(_same(embeddings.c, page.c), embeddings.c.space_id == space.id)
+        .returning(embeddings.c.chunk_id)
+        .cte("gone")
+    )
+    number = select(func.count()).select_from(gone).scalar_subquery()
+    last = select(page).order_by(page.c.owner_id.desc(), page.c.chunk_id.desc()).limit(1).subquery()
+    one = select(number.label("number")).subquery()
+    return select(one.c.number, last.c.owner_id, last.c.chunk_id).select_from(one).outerjoin(last, true())
+
+
 def coverage(table: EmbeddedTable) -> Select[Any]:
     """For each space: its id, its vectors, and those of rows that want one."""
     embeddings = core_table(table.embeddings)
@@ -287,6 +340,19 @@ def coverage(table: EmbeddedTable) -> Select[Any]:
         .select_from(embeddings)
         .join(table.rows, _of_row(table, embeddings.c))
         .group_by(embeddings.c.space_id)
+    )
+
+
+def owed(table: EmbeddedTable, *, attempts: int) -> Select[Any]:
+    """For each space: its id, the jobs of rows that want a vector, and those of them that were set aside."""
+    jobs = core_table(table.jobs)
+    aside = func.count().filter(_is_free(jobs), jobs.c.attempts >= attempts)
+    return (
+        select(jobs.c.space_id, func.count() - aside, aside)
+        .select_from(jobs)
+        .join(table.rows, _of_row(table, jobs.c))
+        .where(table.wanted)
+        .group_by(jobs.c.space_id)
     )
 
 

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import dataclasses
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.database import Service
-from ..errors import ConfigurationError, MissingExtra
+from ..errors import Conflict
+from ..search import SearchOptions
 from ..settings import Settings
 from . import queue
-from .batches import embed_all
-from .index import Progress, SpaceIndex, index_name, index_states
-from .local import local_is_installed
-from .models import EmbeddingSpace
+from .change import ModelChange, Retirement, Verification
+from .errors import SpaceNotServing
+from .index import IndexWatcher
+from .parameters import index_parameters as index_parameters_of
 from .protocol import Embedder, Kind
-from .queue import EmbeddedTable, PendingCounts, core_table
-from .spaces import Space, SpaceRepository, check_dimensions
-from .worker import Run
+from .queue import EmbeddedTable, PendingCounts
+from .recall import Recall, measure_recall
+from .serving import Serving
+from .spaces import (
+    Distance,
+    IndexMethod,
+    Quantization,
+    Space,
+    SpaceOptions,
+    SpaceRepository,
+    Storage,
+    check_dimensions,
+)
+from .status import SpaceStatus, read_statuses
+from .worker import Progress, Run
 
 _BACKFILL_ROWS = 5_000
 
@@ -37,132 +50,244 @@ class ProcessResult:
     set_aside: int
 
 
-@dataclasses.dataclass(frozen=True)
-class SpaceStatus:
-    """A space and how far it has come; `index` is `none`, `absent`, `incomplete` or `ready`."""
-
-    id: int
-    name: str
-    provider: str
-    model: str
-    dimensions: int
-    distance: str
-    storage: str
-    index_method: str
-    state: str
-    is_default: bool
-    vectors: int
-    wanted: int
-    coverage: float
-    index: str
-
-
 class EmbeddingService:
-    """Owns the transactions around one embedded table; embeds outside of them."""
+    """Owns the transactions around one embedded table; embeds outside of them.
 
-    def __init__(self, service: Service, table: EmbeddedTable, embedder: Embedder | None, settings: Settings) -> None:
+    Verbs with `space=None` mean the serving space; those of the queue mean every living space whose embedder is known.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        table: EmbeddedTable,
+        embedder: Embedder | None,
+        settings: Settings,
+        other_embedders: Iterable[Embedder] = (),
+    ) -> None:
         self._service = service
         self._table = table
         self._settings = settings
-        self._space: Space | None = None
-        self._first_use = asyncio.Lock()
-        self.embedder = embedder
+        self._serving = Serving(service, embedder, other_embedders, settings)
+        self._change = ModelChange(service, table, settings)
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """The process' own embedder, whose space serves where the default's embedder is not known."""
+        return self._serving.embedder
+
+    @property
+    def embedders(self) -> Sequence[Embedder]:
+        """All embedders that this process knows, its own first."""
+        return list(self._serving.known.values())
 
     async def space(self) -> Space:
-        """The embedder's space, made at its first use and then remembered."""
-        if self._space is None:
-            async with self._first_use:
-                if self._space is None:
-                    self._space = await self._find_space()
-        return self._space
+        """The serving space, made at its first use; a cut-over elsewhere is seen within `space_refresh` seconds."""
+        return await self._serving.space()
 
-    async def embed(self, texts: Sequence[str], *, kind: Kind = "document") -> list[list[float]]:
-        """Vectors that fit the space, in the order of the texts; all or EmbeddingError."""
-        space = await self.space()
-        return await self._embed(texts, kind=kind, dimensions=space.dimensions, storage=space.storage)
+    async def embed(
+        self, texts: Sequence[str], *, kind: Kind = "document", space: Space | None = None
+    ) -> list[list[float]]:
+        """Vectors that fit the space, in the order of the texts; all or EmbeddingError.
+
+        Name the space that they are going to: the serving one may change between two calls.
+        """
+        return await self._serving.embed(texts, kind=kind, space=space or await self.space())
 
     async def embed_queries(self, texts: Sequence[str]) -> tuple[Space, list[list[float]]]:
         """The space that is searched, and a vector in it for each query; all or EmbeddingError."""
-        return await self.space(), await self.embed(texts, kind="query")
+        space = await self.space()
+        while True:
+            vectors = await self.embed(texts, kind="query", space=space)
+            # The embedder may have taken longer than the space served.
+            if (now := await self.space()).id == space.id:
+                return space, vectors
+            space = now
 
     async def process_pending(
-        self, *, owner_id: str | None = None, limit: int | None = None, progress: Progress | None = None
+        self,
+        *,
+        space: str | None = None,
+        owner_id: str | None = None,
+        limit: int | None = None,
+        progress: Progress | None = None,
     ) -> ProcessResult:
-        """Embed what is waiting, at most `limit` rows; any number of processes may do so at once.
+        """Embed what is waiting, at most `limit` rows, the serving space's first; in any number of processes at once.
 
         A cancelled run gives its leases back; those of a killed one end by themselves.
         """
-        space = await self.space()
-        total = (await self.pending(owner_id=owner_id)).waiting if progress is not None else 0
+        spaces = await self._spaces(space)
+        total = 0
+        if progress is not None:
+            total = (await self._pending([one.name for one in spaces], owner_id)).waiting
         run = Run(
             service=self._service,
             table=self._table,
-            embedder=self._required(),
-            space=space,
             settings=self._settings,
             owner_id=owner_id,
             limit=limit,
             total=total if limit is None else min(total, limit),
             progress=progress,
         )
-        await run.work()
-        left = await self.pending(owner_id=owner_id)
+        for one in spaces:
+            await run.work(one, self._serving.embedder_of(one.name))
+        left = await self._pending([one.name for one in spaces], owner_id)
         return ProcessResult(run.embedded, run.failed, left.waiting + left.leased, left.set_aside)
 
-    async def pending(self, *, owner_id: str | None = None) -> PendingCounts:
-        """The queue of the embedder's space; without an embedder, of all spaces."""
-        space_id = (await self.space()).id if self.embedder is not None else None
-        statement = queue.count(self._table, space_id, owner_id=owner_id, attempts=self._settings.embedding_attempts)
-        async with self._service.session() as session:
-            return PendingCounts(*(await session.execute(statement)).one())
+    async def pending(self, *, space: str | None = None, owner_id: str | None = None) -> PendingCounts:
+        """The queue of a space, or of all whose embedder is known; without an embedder, of all."""
+        if space is not None:
+            return await self._pending([(await self._get(space)).name], owner_id)
+        return await self._pending(None if self.embedder is None else self._serving.known, owner_id)
 
-    async def retry_set_aside(self, *, owner_id: str | None = None) -> int:
+    async def retry_set_aside(self, *, space: str | None = None, owner_id: str | None = None) -> int:
         """Make jobs that failed too often new again; return how many."""
-        space = await self.space()
-        statement = queue.retry(self._table, space, owner_id=owner_id, attempts=self._settings.embedding_attempts)
+        attempts = self._settings.embedding_attempts
+        statements = [
+            queue.retry(self._table, one, owner_id=owner_id, attempts=attempts) for one in await self._spaces(space)
+        ]
 
         async def run(session: AsyncSession) -> int:
-            return cast(CursorResult[Any], await session.execute(statement)).rowcount
+            return sum([cast(CursorResult[Any], await session.execute(one)).rowcount for one in statements])
 
         return await self._service.transaction(run)
 
-    async def backfill(self, *, owner_id: str | None = None) -> int:
-        """Make a job for every wanted row that has neither vector nor job in this space; return how many."""
-        space = await self.space()
+    async def backfill(
+        self, *, space: str | None = None, owner_id: str | None = None, progress: Progress | None = None
+    ) -> int:
+        """Make a job for every wanted row that has neither vector nor job in the space; return how many.
+
+        What a run that was broken off has made stays; the next one makes the rest. Progress counts against the rows
+        of all owners that have no vector when it begins.
+        """
+        into = await (self.space() if space is None else self._living(space))
+        lacking = 0
+        if progress is not None:
+            lacking = next(one.wanted - one.covered - one.pending for one in await self.spaces() if one.id == into.id)
         total, last = 0, None
         while True:
-            made, last = await self._enqueue(space, owner_id=owner_id, after=last)
+            made, last = await self._enqueue(into, owner_id=owner_id, after=last)
             total += made
+            if progress is not None:
+                progress(total, max(total, lacking))
             if last is None:
                 return total
 
     async def spaces(self) -> list[SpaceStatus]:
-        """Every space of the schema, with its coverage of this table and the state of its index."""
-        table = core_table(self._table.embeddings).name
-        async with self._service.session() as session:
-            spaces = await SpaceRepository(session).list()
-            wanted = (await session.execute(queue.wanted_rows(self._table))).scalar_one()
-            found = await session.execute(queue.coverage(self._table))
-            counts = {space_id: (vectors, covered) for space_id, vectors, covered in found}
-            indexes = await index_states(session, schema=self._service.schema, table=table)
-        return [
-            _status(space, wanted, *counts.get(space.id, (0, 0)), indexes.get(index_name(table, space.id)))
-            for space in spaces
-        ]
+        """Every space of the schema, with its coverage of this table, its jobs and the state of its index."""
+        return await read_statuses(self._service, self._table, attempts=self._settings.embedding_attempts)
 
-    async def build_index(self, *, progress: Progress | None = None) -> list[str]:
+    async def build_index(self, *, space: str | None = None, progress: IndexWatcher | None = None) -> list[str]:
         """Build the space's index on each partition, blocking nobody; return the names that were built."""
-        return await (await self._index()).build(progress=progress)
+        name = (await (self.space() if space is None else self._living(space))).name
+        return await (await self._change.index_of(name)).build(progress=progress)
 
-    async def drop_index(self) -> None:
+    async def rebuild_index(self, *, space: str | None = None, progress: IndexWatcher | None = None) -> list[str]:
+        """Build the space's index anew beside the old one and swap it in; return the names that were built."""
+        name = (await (self.space() if space is None else self._living(space))).name
+        return await (await self._change.index_of(name)).rebuild(progress=progress)
+
+    async def drop_index(self, *, space: str | None = None) -> None:
         """Drop the space's indexes; searches stay right and become slower."""
-        await (await self._index()).drop()
+        name = (await self.space()).name if space is None else space
+        await (await self._change.index_of(name)).drop()
 
-    async def _index(self) -> SpaceIndex:
-        name = (await self.space()).name
+    async def add_space(
+        self,
+        embedder: Embedder,
+        *,
+        distance: Distance = "cosine",
+        storage: Storage = "halfvec",
+        index_method: IndexMethod = "hnsw",
+        index_parameters: Mapping[str, int] | str | None = None,
+        quantization: Quantization | None = None,
+    ) -> Space:
+        """Make a space for the embedder, which this process knows from now on; it grows in the shadow until a cut-over.
+
+        When this returns, every document that is written gets a job in it. The same space again is left as it is, and
+        one with other options is a ConfigurationError. The embedder's own space serves at once where none does yet.
+        `index_parameters` may be a preset of HNSW: fast, balanced or accurate.
+        """
+        parameters = index_parameters_of(index_method, index_parameters)
+        options = SpaceOptions(distance, storage, index_method, parameters, quantization)
+        await self._serving.measure(embedder)
+        options.check(embedder)
+        self._serving.check(embedder)
+        own = self.embedder
+        is_own = own is not None and own.name == embedder.name
+        if own is not None and not is_own:
+            # The first space of a schema is the default, and that is not to be this one.
+            with contextlib.suppress(SpaceNotServing):
+                await self.space()
+        space = await self._change.add(embedder, options, is_own=is_own)
+        self._serving.know(embedder)
+        self._serving.forget()
+        return space
+
+    async def verify(self, space: str, *, least_coverage: float = 1.0) -> Verification:
+        """What the space lacks to serve: vectors, or its index; and the recall of that. Counts the whole table."""
+        found = await self._change.verify(space, least_coverage=least_coverage)
+        if found.index != "ready":
+            return found
+        return dataclasses.replace(found, recall=(await self.measure_recall(space)).mean)
+
+    async def cut_over(self, space: str, *, force: bool = False, least_coverage: float = 1.0) -> Space:
+        """Let the space serve: every process that knows its embedder follows within `space_refresh` seconds.
+
+        Conflict unless `verify` finds it ready, or `force`. While documents are written some vectors are always owed:
+        then `least_coverage`, say .999, is the share to ask for. What served before is kept up, for `roll_back`.
+        """
+        served = await self._change.cut_over(space, force=force, least_coverage=least_coverage)
+        self._serving.forget()
+        return served
+
+    async def roll_back(self, *, force: bool = False, least_coverage: float = 1.0) -> Space:
+        """Let the space serve that served before the last cut-over; Conflict if it is retired or lacks vectors."""
+        served = await self._change.roll_back(force=force, least_coverage=least_coverage)
+        self._serving.forget()
+        return served
+
+    async def retire(self, space: str) -> Retirement:
+        """Give a space up: no more jobs at once, and after twice `space_refresh` its index and vectors are deleted.
+
+        Conflict for the space that serves. A run that was broken off goes on where it is called again.
+        """
+        self._serving.forget()
+        return await self._change.retire(space)
+
+    async def measure_recall(self, space: str | None = None, *, sample: int = 100, k: int = 10) -> Recall:
+        """How many of the nearest vectors the space's index finds; see `embeddings.recall`."""
+        found = await self.space() if space is None else await self._get(space)
+        options = SearchOptions(candidates=self._settings.search_candidates, ef_search=self._settings.ef_search)
+        return await measure_recall(self._service, self._table, found, sample=sample, k=k, options=options)
+
+    async def _get(self, name: str) -> Space:
+        async with self._service.session() as session:
+            return Space.of(await SpaceRepository(session).get(name))
+
+    async def _living(self, name: str) -> Space:
         async with self._service.session() as session:
             space = await SpaceRepository(session).get(name)
-        return SpaceIndex(self._service, core_table(self._table.embeddings).name, space)
+            if space.state == "retired":
+                raise Conflict(f"embedding space {name!r} is retired; add it again with add_space")
+            return Space.of(space)
+
+    async def _spaces(self, name: str | None) -> list[Space]:
+        """The living space of this name, or all whose embedder is known; at first use the process' own is made."""
+        if name is not None:
+            space = await self._living(name)
+            check_dimensions(space, self._serving.embedder_of(name))
+            return [space]
+        self._serving.required()
+        async with self._service.session() as session:
+            found = [Space.of(row) for row in await SpaceRepository(session).living(self._serving.known)]
+        for space in found:
+            check_dimensions(space, self._serving.embedder_of(space.name))
+        return found or [await self.space()]
+
+    async def _pending(self, names: Iterable[str] | None, owner_id: str | None) -> PendingCounts:
+        statement = queue.count(self._table, names, owner_id=owner_id, attempts=self._settings.embedding_attempts)
+        async with self._service.session() as session:
+            return PendingCounts(*(await session.execute(statement)).one())
 
     async def _enqueue(
         self, space: Space, *, owner_id: str | None, after: uuid.UUID | None
@@ -174,68 +299,3 @@ class EmbeddingService:
             return made, last
 
         return await self._service.transaction(run)
-
-    async def _find_space(self) -> Space:
-        embedder = self._required()
-        async with self._service.session() as session:
-            known = await SpaceRepository(session).find(embedder.name)
-        if known is not None:
-            check_dimensions(known, embedder)
-            return Space.of(known)
-        if not embedder.dimensions:
-            await self._embed(["How long are the vectors?"])
-
-        async def ensure(session: AsyncSession) -> EmbeddingSpace:
-            return await SpaceRepository(session).ensure(embedder)
-
-        return Space.of(await self._service.transaction(ensure))
-
-    async def _embed(
-        self,
-        texts: Sequence[str],
-        *,
-        kind: Kind = "document",
-        dimensions: int | None = None,
-        storage: str = "halfvec",
-    ) -> list[list[float]]:
-        return await embed_all(
-            self._required(),
-            texts,
-            kind=kind,
-            settings=self._settings,
-            dimensions=dimensions,
-            storage=storage,
-        )
-
-    def _required(self) -> Embedder:
-        if self.embedder is not None:
-            return self.embedder
-        if self._settings.embedder is None and not local_is_installed():
-            raise MissingExtra(
-                feature="vector search without an embedder of your own (LLMSTACK_EMBEDDER, or embedder=...)",
-                extra="local",
-            )
-        raise ConfigurationError(
-            "vector search has no embedder; set LLMSTACK_EMBEDDER to `local` or to a litellm model such as "
-            "openai/text-embedding-3-small, or pass embedder=..."
-        )
-
-
-def _status(space: EmbeddingSpace, wanted: int, vectors: int, covered: int, is_valid: bool | None) -> SpaceStatus:
-    index = "absent" if is_valid is None else "ready" if is_valid else "incomplete"
-    return SpaceStatus(
-        id=space.id,
-        name=space.name,
-        provider=space.provider,
-        model=space.model,
-        dimensions=space.dimensions,
-        distance=space.distance,
-        storage=space.storage,
-        index_method=space.index_method,
-        state=space.state,
-        is_default=space.is_default,
-        vectors=vectors,
-        wanted=wanted,
-        coverage=covered / wanted if wanted else 1.0,
-        index="none" if space.index_method == "none" else index,
-    )

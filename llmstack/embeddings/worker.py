@@ -38,12 +38,10 @@ class _Outcome:
 
 @dataclasses.dataclass
 class Run:
-    """One call of `process_pending`: as many workers as the embedder may be called at a time."""
+    """One call of `process_pending`, through one space after another."""
 
     service: Service
     table: EmbeddedTable
-    embedder: Embedder
-    space: Space
     settings: Settings
     owner_id: str | None = None
     limit: int | None = None
@@ -51,55 +49,73 @@ class Run:
     progress: Progress | None = None
     embedded: int = 0
     failed: int = 0
-    _taken: int = 0
-    _dead: int = 0
+    taken: int = 0
 
-    async def work(self) -> None:
-        """Work until nothing can be claimed, the limit is reached, or the embedder is out of order."""
+    async def work(self, space: Space, embedder: Embedder) -> None:
+        """Work until nothing can be claimed, the limit is reached, or the embedder is out of order.
+
+        As many workers do as the embedder may be called at a time.
+        """
+        crew = _Crew(self, space, embedder)
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self.settings.embedding_concurrency):
-                    group.create_task(self._worker())
+                    group.create_task(crew.work())
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
-    async def _worker(self) -> None:
+    def report(self) -> None:
+        """Tell how far the run is."""
+        if self.progress is not None:
+            self.progress(self.embedded + self.failed, max(self.total, self.embedded + self.failed))
+
+
+@dataclasses.dataclass
+class _Crew:
+    """The workers of one space."""
+
+    run: Run
+    space: Space
+    embedder: Embedder
+    _dead: int = 0
+
+    async def work(self) -> None:
         # After so many batches without a single vector the trouble is the embedder's, not the texts'.
         while self._dead < _DEAD_BATCHES and (claims := await self._claim()):
             try:
                 outcome = await self._embed(claims)
             except BaseException:
                 # Cancelled, or broken beyond this batch: nobody need wait for the leases to end.
-                await asyncio.shield(self._write(queue.release(self.table, self.space, claims)))
+                await asyncio.shield(self._write(queue.release(self.run.table, self.space, claims)))
                 raise
             await self._keep(outcome)
 
     async def _claim(self) -> list[Claim]:
-        size = self.settings.embedding_batch_size
-        if self.limit is not None:
-            size = min(size, self.limit - self._taken)
+        size = self.run.settings.embedding_batch_size
+        if self.run.limit is not None:
+            size = min(size, self.run.limit - self.run.taken)
         if size <= 0:
             return []
-        self._taken += size
+        self.run.taken += size
         statement = queue.claim(
-            self.table,
+            self.run.table,
             self.space,
-            owner_id=self.owner_id,
+            owner_id=self.run.owner_id,
             limit=size,
-            lease=self.settings.embedding_lease,
-            attempts=self.settings.embedding_attempts,
+            lease=self.run.settings.embedding_lease,
+            attempts=self.run.settings.embedding_attempts,
         )
-        async with self.service.single_statements() as session:
+        async with self.run.service.single_statements() as session:
             rows = (await session.execute(statement)).all()
             await session.commit()
-        self._taken -= size - len(rows)
+        self.run.taken -= size - len(rows)
         return [Claim(**row._mapping) for row in rows]
 
     async def _vectors(self, claims: Sequence[Claim]) -> list[list[float]]:
         return await embed_all(
             self.embedder,
             [claim.text for claim in claims],
-            settings=self.settings,
+            settings=self.run.settings,
             dimensions=self.space.dimensions,
             storage=self.space.storage,
         )
@@ -118,7 +134,7 @@ class Run:
         outcome = _Outcome()
         started = time.monotonic()
         for place, claim in enumerate(claims):
-            if time.monotonic() - started > self.settings.embedding_lease / 2:
+            if time.monotonic() - started > self.run.settings.embedding_lease / 2:
                 outcome.untried = claims[place:]
                 break
             try:
@@ -137,33 +153,32 @@ class Run:
             claims, errors, counted = zip(*outcome.failed, strict=True)
             await self._write(
                 queue.fail(
-                    self.table,
+                    self.run.table,
                     self.space,
                     claims,
                     errors=errors,
                     counted=counted,
-                    attempts=self.settings.embedding_attempts,
+                    attempts=self.run.settings.embedding_attempts,
                 )
             )
-            self.failed += len(claims)
+            self.run.failed += len(claims)
         if outcome.untried:
-            await self._write(queue.release(self.table, self.space, outcome.untried))
+            await self._write(queue.release(self.run.table, self.space, outcome.untried))
         if outcome.done:
             # Not `+= await`: that would add to what the sum was before the wait.
-            stored = await self.service.transaction(lambda session: self._store(session, outcome))
-            self.embedded += stored
-        if self.progress is not None:
-            self.progress(self.embedded + self.failed, max(self.total, self.embedded + self.failed))
+            stored = await self.run.service.transaction(lambda session: self._store(session, outcome))
+            self.run.embedded += stored
+        self.run.report()
 
     async def _store(self, session: AsyncSession, outcome: _Outcome) -> int:
         claims = [claim for claim, _ in outcome.done]
         texts = [vector_text(vector) for _, vector in outcome.done]
-        await session.execute(queue.lock_rows(self.table, claims))
-        stored = await session.scalars(queue.store(self.table, self.space, claims, texts))
+        await session.execute(queue.lock_rows(self.run.table, claims))
+        stored = await session.scalars(queue.store(self.run.table, self.space, claims, texts))
         return len(stored.all())
 
     async def _write(self, statement: Executable) -> None:
         async def run(session: AsyncSession) -> None:
             await session.execute(statement)
 
-        await self.service.transaction(run)
+        await self.run.service.transaction(run)

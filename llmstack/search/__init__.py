@@ -8,6 +8,7 @@ from .filters import metadata_filter as metadata_filter
 from .fusion import RRF as RRF
 from .fusion import Weighted as Weighted
 from .hybrid import SearchOptions as SearchOptions
+from .hybrid import Variant as Variant
 from .hybrid import hybrid as hybrid
 from .statistics import StatisticsRefresh as StatisticsRefresh
 from .statistics import refresh_statistics as refresh_statistics
@@ -18,6 +19,7 @@ __all__ = [
     "SearchOptions",
     "SearchableMixin",
     "StatisticsRefresh",
+    "Variant",
     "VectorSource",
     "Weighted",
     "hybrid",

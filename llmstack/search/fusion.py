@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import CTE, ColumnElement, Float, Subquery, case, cast, func, literal_column, select
+from sqlalchemy import CTE, ColumnElement, Float, FromClause, Subquery, case, cast, func, literal_column, select
 
 from ..errors import ValidationError
 
@@ -87,35 +88,39 @@ class RRF:
 Fusion = Weighted | RRF
 
 
+@dataclass(frozen=True, slots=True)
+class RankedLeg:
+    """A numbered leg, the name that its columns carry, and what it counts in the fusion."""
+
+    name: str
+    rows: CTE
+    share: ColumnElement[float]
+
+
 def numbered(leg: CTE, name: str) -> CTE:
     """The leg with its ranks from 1, ties broken by id."""
     rank = func.row_number().over(order_by=(leg.c.score.desc(), leg.c.id))
     return select(leg.c.id, leg.c.score, rank.label("rank")).cte(name)
 
 
-def fuse(text: CTE, vector: CTE, *, fusion: Fusion) -> Subquery:
-    """(id, score, text_score, text_rank, vector_score, vector_rank) of every row of either numbered leg."""
+def fuse(legs: Sequence[RankedLeg], *, fusion: Fusion) -> Subquery:
+    """(id, score) and, for each leg, (<leg>_score, <leg>_rank), of every row of any leg."""
     parts = [
-        select(*leg.c, fusion.part(leg.c.score, leg.c.rank).label("part")).cte(f"{leg.name}_parts")
-        for leg in (text, vector)
+        select(*leg.rows.c, fusion.part(leg.rows.c.score, leg.rows.c.rank).label("part")).cte(f"{leg.rows.name}_parts")
+        for leg in legs
     ]
-    one, other = parts
+    joined: FromClause = parts[0]
+    id_: ColumnElement[Any] = parts[0].c.id
+    for part in parts[1:]:
+        joined = joined.join(part, id_ == part.c.id, full=True)
+        id_ = func.coalesce(id_, part.c.id)
     score = sum(
-        (
-            cast(share, Float) * func.coalesce(leg.c.part, fusion.absent(leg))
-            for share, leg in zip(fusion.shares, parts, strict=True)
-        ),
+        (leg.share * func.coalesce(part.c.part, fusion.absent(part)) for leg, part in zip(legs, parts, strict=True)),
         start=_ZERO,
     )
-    return (
-        select(
-            func.coalesce(one.c.id, other.c.id).label("id"),
-            score.label("score"),
-            one.c.score.label("text_score"),
-            one.c.rank.label("text_rank"),
-            other.c.score.label("vector_score"),
-            other.c.rank.label("vector_rank"),
-        )
-        .select_from(one.join(other, one.c.id == other.c.id, full=True))
-        .subquery("fused")
-    )
+    places = [
+        column.label(f"{leg.name}_{column.name}")
+        for leg, part in zip(legs, parts, strict=True)
+        for column in (part.c.score, part.c.rank)
+    ]
+    return select(id_.label("id"), score.label("score"), *places).select_from(joined).subquery("fused")

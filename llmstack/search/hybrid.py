@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import (
@@ -25,13 +26,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import BigInteger
 
+from ..db.models import CorpusStatistics
 from ..errors import ValidationError
 from .columns import SearchableMixin
-from .fusion import Fusion, Weighted, fuse, numbered
-from .lexical import ParsedQuery, lexical_query, parse_query, required_clause
+from .fusion import Fusion, RankedLeg, Weighted, fuse, numbered
+from .lexical import ParsedQuery, lexical_query, parse_query, query_terms, required_clause
 from .vectors import VectorSource, check_vector, vector_arm, vector_text
 
 MAX_LIMIT = 1000
+MAX_VARIANTS = 16
 MAX_OPTION = 1_000_000_000
 
 
@@ -54,6 +57,22 @@ class SearchOptions:
                 raise ValidationError(name, f"it must be from {least} to {MAX_OPTION}")
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Another wording of the query, with its vector in the same space; `weight` counts against the query's 1.0.
+
+    Quotation marks and hyphens in it are only text.
+    """
+
+    query: str
+    vector: Sequence[float] | None = None
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.weight < math.inf:
+            raise ValidationError("weight", "the weight of a variant must be above 0")
+
+
 def languages_cte(languages: Sequence[str] | Select[Any]) -> CTE:
     """The text search configurations under which the query is read."""
     if not isinstance(languages, Select):
@@ -70,17 +89,22 @@ def hybrid(
     query: str | BindParameter[str] | None = None,
     vector: Sequence[float] | BindParameter[str] | None = None,
     source: VectorSource | None = None,
+    variants: Sequence[Variant] = (),
     languages: Sequence[str] | Select[Any] = ("english",),
     where: Sequence[ColumnElement[bool]] = (),
     limit: int = 10,
+    rows: int | None = None,
     fusion: Fusion | None = None,
     options: SearchOptions | None = None,
 ) -> Select[Any]:
     """Select (id, score, text_score, text_rank, vector_score, vector_rank, vector_path), best first.
 
     Give `query` for the text leg, `vector` with its `source` for the vector leg, or both; `score` is then the
-    fused one, else the leg's own. `where` holds conditions on `model`. `model` needs an `id`. Rows of other
-    owners are never touched. Execute it in a transaction or in AUTOCOMMIT: index settings are local to it.
+    fused one, else the leg's own. Each of the `variants` adds legs of the same kinds, with columns named
+    `text_2_score` and so on, which share the weight of their kind. Without a `fusion` the weight of the vector leg is
+    what the corpus was calibrated to, or one half. `where` holds conditions on `model`. `model` needs an `id`. Rows
+    of other owners are never touched. `rows` returns more than a page of `limit`, for a stage that chooses among
+    them. Execute it in a transaction or in AUTOCOMMIT: index settings are local to it.
 
     Bind parameters in place of `owner_id`, `query` and `vector` make a statement that can be kept: the query is then
     taken without operators, the vector in PostgreSQL's text form.
@@ -90,85 +114,125 @@ def hybrid(
     if query is None and vector is None:
         raise ValidationError("query", "give a query, a vector, or both")
     options = options or SearchOptions()
-    target = _target(source, vector)
-    parsed = (
-        ParsedQuery("") if isinstance(query, BindParameter) else parse_query(query or "", operators=options.operators)
-    )
+    questions = _questions(query, vector, source, variants, options)
     legs = _Legs(
         model=model,
+        corpus=corpus,
         # Unique, so that a host's own parameters, or another search beside it, cannot take its place.
         owner=owner_id if isinstance(owner_id, BindParameter) else bindparam("owner_id", owner_id, Text, unique=True),
         where=tuple(where),
         limit=limit,
-        candidates=max(options.candidates, limit),
         options=options,
         languages=languages_cte(languages),
-        parsed=parsed,
-        words=query if isinstance(query, BindParameter) else bindparam("words", parsed.words, Text, unique=True),
+        parsed=questions[0].parsed,
     )
-    if target is None:
-        return _single(legs.text(corpus=corpus), limit=limit, text=True)
-    nearest, path = legs.vector(*target)
-    if query is None:
-        return _single(nearest, limit=limit, text=False, path=path)
-    return _fused(legs.text(corpus=corpus), nearest, path, fusion=fusion or Weighted(), limit=limit)
+    texts = [legs.text(question) for question in questions] if query is not None else []
+    vectors = [legs.vector(question, source) for question in questions] if source is not None else []
+    path = vectors[0][1] if vectors else cast(null(), Text)
+    rows = limit if rows is None else rows
+    if len(texts) + len(vectors) == 1:
+        leg = texts[0] if texts else vectors[0][0]
+        return _single(leg, limit=rows, text=bool(texts), path=path)
+    ranked = _weighed(corpus, questions, texts, [leg for leg, _ in vectors], fusion)
+    return _fused(ranked, path, fusion=fusion or Weighted(), limit=rows)
 
 
-def _target(
-    source: VectorSource | None, vector: Sequence[float] | BindParameter[str] | None
-) -> tuple[VectorSource, BindParameter[str]] | None:
-    if source is not None and vector is not None:
-        if isinstance(vector, BindParameter):
-            return source, vector
-        text = vector_text(check_vector(source, vector))
-        return source, bindparam("vector", text, String, unique=True)
-    if source is None and vector is None:
-        return None
-    raise ValidationError("vector", "give a vector together with its source")
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """One wording of the query with its parameters; `suffix` keeps its parts of the statement apart."""
+
+    words: BindParameter[str] | None
+    vector: BindParameter[str] | None
+    parsed: ParsedQuery
+    weight: float = 1.0
+    suffix: str = ""
+
+
+def _questions(
+    query: str | BindParameter[str] | None,
+    vector: Sequence[float] | BindParameter[str] | None,
+    source: VectorSource | None,
+    variants: Sequence[Variant],
+    options: SearchOptions,
+) -> list[_Question]:
+    if (source is None) != (vector is None) or any((source is None) != (one.vector is None) for one in variants):
+        raise ValidationError("vector", "give a vector together with its source, and one with each variant")
+    if len(variants) > MAX_VARIANTS:
+        raise ValidationError("variants", f"there are {len(variants)}; {MAX_VARIANTS} are the most")
+    first = _question(query, vector, source, operators=options.operators)
+    others = [
+        replace(
+            _question(None if query is None else one.query, one.vector, source, operators=False),
+            weight=one.weight,
+            suffix=f"_{number}",
+        )
+        for number, one in enumerate(variants, 2)
+    ]
+    return [first, *others]
+
+
+def _question(
+    query: str | BindParameter[str] | None,
+    vector: Sequence[float] | BindParameter[str] | None,
+    source: VectorSource | None,
+    *,
+    operators: bool,
+) -> _Question:
+    parsed = ParsedQuery("")
+    if isinstance(query, str):
+        parsed = parse_query(query, operators=operators)
+        query = bindparam("words", parsed.words, Text, unique=True)
+    if source is not None and vector is not None and not isinstance(vector, BindParameter):
+        vector = bindparam("vector", vector_text(check_vector(source, vector)), String, unique=True)
+    assert vector is None or isinstance(vector, BindParameter)
+    return _Question(words=query, vector=vector, parsed=parsed)
 
 
 class _Legs:
-    """Both legs of one search, under the same conditions."""
+    """All legs of one search, under the same conditions."""
 
     def __init__(
         self,
         *,
         model: type[SearchableMixin],
+        corpus: str,
         owner: BindParameter[str],
         where: tuple[ColumnElement[bool], ...],
         limit: int,
-        candidates: int,
         options: SearchOptions,
         languages: CTE,
         parsed: ParsedQuery,
-        words: BindParameter[str],
     ) -> None:
         self._model: Any = model
+        self._corpus = corpus
         self._owner = owner
         self._limit = limit
-        self._candidates = candidates
+        self._candidates = max(options.candidates, limit)
         self._options = options
         self._languages = languages
-        self._words = words
         required = required_clause(parsed, languages=languages)
         self._where = where if required is None else (*where, _meets(self._model.search_vector, required))
 
-    def text(self, *, corpus: str) -> CTE:
-        lexical = lexical_query(
-            self._words,
-            corpus=corpus,
+    def text(self, question: _Question) -> CTE:
+        assert question.words is not None
+        suffix = question.suffix
+        terms = query_terms(
+            question.words,
+            corpus=self._corpus,
             owner=self._owner,
             languages=self._languages,
             budget=self._options.budget,
             floor=self._candidates,
+            suffix=suffix,
         )
+        lexical = lexical_query(terms, suffix=suffix)
         matches = self._model.search_vector.op("@@")
-        first = self._scored(lexical.weights, (matches(lexical.candidates),), "budgeted")
+        first = self._scored(lexical.weights, (matches(lexical.candidates),), f"budgeted{suffix}")
         # The budget is an estimate, made before the filters: a short page is filled from all terms.
         short = select(func.count()).select_from(first).scalar_subquery() < self._limit
-        wide = self._scored(lexical.weights, (short, matches(lexical.everything)), "unbudgeted")
+        wide = self._scored(lexical.weights, (short, matches(lexical.everything)), f"unbudgeted{suffix}")
         filled = union_all(select(first.c.id, first.c.score).where(~short), select(wide.c.id, wide.c.score)).subquery()
-        return select(filled.c.id, filled.c.score).cte("text").prefix_with("MATERIALIZED")
+        return select(filled.c.id, filled.c.score).cte(f"text{suffix}").prefix_with("MATERIALIZED")
 
     def _scored(self, weights: Any, conditions: Sequence[Any], name: str) -> CTE:
         model = self._model
@@ -183,7 +247,8 @@ class _Legs:
         )
         return select(best.c.id, (-best.c.distance).label("score")).cte(name).prefix_with("MATERIALIZED")
 
-    def vector(self, source: VectorSource, vector: BindParameter[str]) -> tuple[CTE, ColumnElement[str]]:
+    def vector(self, question: _Question, source: VectorSource) -> tuple[CTE, ColumnElement[str]]:
+        assert question.vector is not None
         model = self._model
         where, joined = self._where, None
         if source.id.table is model.__table__:
@@ -195,13 +260,14 @@ class _Legs:
             joined = join(source.id.table, model, same)
         return vector_arm(
             source,
-            vector,
+            question.vector,
             owner=self._owner,
             joined=joined,
             where=where,
             candidates=self._candidates,
             exact_rows=self._options.exact_rows,
             ef_search=self._options.ef_search,
+            suffix=question.suffix,
         )
 
 
@@ -211,7 +277,7 @@ def _meets(search_vector: Any, required: ColumnElement[Any]) -> ColumnElement[bo
     return met
 
 
-def _single(leg: CTE, *, limit: int, text: bool, path: ColumnElement[str] | None = None) -> Select[Any]:
+def _single(leg: CTE, *, limit: int, text: bool, path: ColumnElement[str]) -> Select[Any]:
     ranked = numbered(leg, "ranked")
     score, rank = ranked.c.score, ranked.c.rank
     nothing, nowhere = cast(null(), Float), cast(null(), BigInteger)
@@ -223,13 +289,44 @@ def _single(leg: CTE, *, limit: int, text: bool, path: ColumnElement[str] | None
             (rank if text else nowhere).label("text_rank"),
             (nothing if text else score).label("vector_score"),
             (nowhere if text else rank).label("vector_rank"),
-            (cast(null(), Text) if path is None else path).label("vector_path"),
+            path.label("vector_path"),
         )
         .order_by(score.desc(), ranked.c.id)
         .limit(limit)
     )
 
 
-def _fused(text: CTE, vector: CTE, path: ColumnElement[str], *, fusion: Fusion, limit: int) -> Select[Any]:
-    fused = fuse(numbered(text, "text_leg"), numbered(vector, "vector_leg"), fusion=fusion)
+def _weighed(
+    corpus: str, questions: Sequence[_Question], texts: Sequence[CTE], vectors: Sequence[CTE], fusion: Fusion | None
+) -> list[RankedLeg]:
+    """The legs, text before vector, each with its part of what its kind counts."""
+    shares: Sequence[float | ColumnElement[float]] = (1.0, 1.0)
+    if texts and vectors:
+        shares = _calibrated(corpus) if fusion is None else fusion.shares
+    total = sum(question.weight for question in questions)
+    return [
+        RankedLeg(
+            name=f"{kind}{question.suffix}",
+            rows=numbered(leg, f"{kind}{question.suffix}_leg"),
+            share=_share(share, question.weight / total),
+        )
+        for kind, legs, share in (("text", texts, shares[0]), ("vector", vectors, shares[1]))
+        for question, leg in zip(questions, legs, strict=False)
+    ]
+
+
+def _share(share: float | ColumnElement[float], part: float) -> ColumnElement[float]:
+    return share * cast(part, Float) if isinstance(share, ColumnElement) else cast(share * part, Float)
+
+
+def _calibrated(corpus: str) -> tuple[ColumnElement[float], ColumnElement[float]]:
+    """The weights of the text and the vector leg that the corpus was calibrated to, or a half each."""
+    chosen = select(CorpusStatistics.fusion_alpha).where(CorpusStatistics.corpus == corpus).scalar_subquery()
+    blend = select(cast(func.coalesce(chosen, Weighted().alpha), Float).label("alpha")).cte("blend")
+    alpha = select(blend.prefix_with("MATERIALIZED").c.alpha).scalar_subquery()
+    return 1.0 - alpha, alpha
+
+
+def _fused(legs: Sequence[RankedLeg], path: ColumnElement[str], *, fusion: Fusion, limit: int) -> Select[Any]:
+    fused = fuse(legs, fusion=fusion)
     return select(*fused.c, path.label("vector_path")).order_by(fused.c.score.desc(), fused.c.id).limit(limit)

@@ -18,7 +18,6 @@ from sqlalchemy import (
     Float,
     Integer,
     Text,
-    and_,
     cast,
     func,
     literal,
@@ -107,31 +106,66 @@ def _constant(text: str) -> ColumnElement[str]:
     return literal_column("'" + text.replace("'", "''") + "'", Text())
 
 
-def _quoted(lexeme: ColumnElement[str]) -> ColumnElement[str]:
+def quoted_lexeme(lexeme: ColumnElement[str]) -> ColumnElement[str]:
+    """A lexeme as a tsquery reads it, whatever characters it has."""
     # quote_literal would write E'...' for a backslash, which a tsquery does not understand.
     escaped = func.replace(func.replace(lexeme, _constant("\\"), _constant("\\\\")), _constant("'"), _constant("''"))
     return _constant("'").concat(escaped).concat(_constant("'"))
 
 
-def lexical_query(
-    words: BindParameter[str], *, corpus: str, owner: ColumnElement[str], languages: CTE, budget: int, floor: int
-) -> LexicalQuery:
+@dataclass(frozen=True, slots=True)
+class QueryTerms:
+    """The lexemes of one query in one corpus, as parts of a statement.
+
+    `terms`: (lexeme, frequency, df). `admitted`: (lexeme, cost, fits), rarest first; those that fit make the
+    candidates. `idf` is an expression on `terms` joined with `corpus`.
+    """
+
+    owned: ColumnElement[str]
+    corpus: CTE
+    terms: CTE
+    admitted: CTE
+
+    @property
+    def idf(self) -> ColumnElement[float]:
+        """How much a term tells."""
+        total = func.greatest(self.corpus.c.rows, self.terms.c.df)
+        weight: ColumnElement[float] = func.ln(1.0 + (total - self.terms.c.df + 0.5) / (self.terms.c.df + 0.5))
+        return weight
+
+
+def query_terms(
+    words: BindParameter[str],
+    *,
+    corpus: str,
+    owner: ColumnElement[str],
+    languages: CTE,
+    budget: int,
+    floor: int,
+    suffix: str = "",
+) -> QueryTerms:
     """Terms enter the candidates from rarest to most common until `budget` rows of the owner are estimated.
 
-    One term more enters while fewer than `floor` rows are expected. All terms count in the score.
+    One term more enters while fewer than `floor` rows are expected. `suffix` tells the parts of several queries in
+    one statement apart.
     """
     owned = schema_function("owner_lexeme", owner, type_=Text)
-    measured = _corpus(corpus, owned)
-    terms = _terms(words, corpus=corpus, languages=languages)
-    weighted = _weighted(terms, measured)
-    admitted = _admitted(terms, measured, budget=budget, floor=floor)
+    measured = _corpus(corpus, owned, name=f"corpus{suffix}")
+    terms = _terms(words, corpus=corpus, languages=languages, name=f"terms{suffix}")
+    admitted = _admitted(terms, measured, budget=budget, floor=floor, name=f"admitted{suffix}")
+    return QueryTerms(owned=owned, corpus=measured, terms=terms, admitted=admitted)
+
+
+def lexical_query(given: QueryTerms, *, suffix: str = "") -> LexicalQuery:
+    """The query's side of the text leg; all terms count in the score."""
+    admitted = given.admitted
     query = (
         select(
-            select(_sparse(weighted)).scalar_subquery().label("weights"),
-            _any_of(owned, admitted.c.lexeme, admitted.c.fits).label("candidates"),
-            _any_of(owned, admitted.c.lexeme, None).label("everything"),
+            select(_sparse(_weighted(given))).scalar_subquery().label("weights"),
+            _any_of(given.owned, admitted.c.lexeme, admitted.c.fits).label("candidates"),
+            _any_of(given.owned, admitted.c.lexeme, None).label("everything"),
         )
-        .cte("query")
+        .cte(f"query{suffix}")
         .prefix_with("MATERIALIZED")
     )
     return LexicalQuery(
@@ -141,7 +175,7 @@ def lexical_query(
     )
 
 
-def _corpus(corpus: str, owner: ColumnElement[str]) -> CTE:
+def _corpus(corpus: str, owner: ColumnElement[str], *, name: str) -> CTE:
     """One row: how many rows the corpus had, and which share of them the owner had."""
     rows = select(CorpusStatistics.row_count).where(CorpusStatistics.corpus == corpus).scalar_subquery()
     owned = (
@@ -152,18 +186,18 @@ def _corpus(corpus: str, owner: ColumnElement[str]) -> CTE:
     counted = select(cast(func.coalesce(rows, 1), Float).label("rows"), cast(owned, Float).label("owned")).subquery()
     # An owner that the statistics do not know is new or too small for their sample: any term may enter.
     share = func.least(1.0, func.coalesce(counted.c.owned, 0.0) / func.greatest(counted.c.rows, 1.0))
-    return select(counted.c.rows, share.label("share")).cte("corpus").prefix_with("MATERIALIZED")
+    return select(counted.c.rows, share.label("share")).cte(name).prefix_with("MATERIALIZED")
 
 
 def _any_of(owner: Any, lexeme: ColumnElement[str], condition: ColumnElement[bool] | None) -> ColumnElement[Any]:
     """The owner's lexeme and any of these."""
-    listed: Any = func.string_agg(_quoted(lexeme), _constant(" | "))
+    listed: Any = func.string_agg(quoted_lexeme(lexeme), _constant(" | "))
     listed = listed if condition is None else listed.filter(condition)
-    together = _quoted(owner).concat(_constant(" & (")).concat(listed).concat(_constant(")"))
+    together = quoted_lexeme(owner).concat(_constant(" & (")).concat(listed).concat(_constant(")"))
     return select(cast(together, TSQUERY)).scalar_subquery()
 
 
-def _terms(words: BindParameter[str], *, corpus: str, languages: CTE) -> CTE:
+def _terms(words: BindParameter[str], *, corpus: str, languages: CTE, name: str) -> CTE:
     document = func.to_tsvector(
         schema_function("text_search_config", languages.c.language),
         cast(words, Text),
@@ -178,27 +212,31 @@ def _terms(words: BindParameter[str], *, corpus: str, languages: CTE) -> CTE:
         .group_by(lexemes.c.lexeme)
         .subquery()
     )
-    known = and_(TermStatistics.corpus == corpus, TermStatistics.lexeme == counted.c.lexeme)
+    # A subquery for each term, not a join: a join may read every term of the corpus.
+    known = (
+        select(TermStatistics.document_count)
+        .where(TermStatistics.corpus == corpus, TermStatistics.lexeme == counted.c.lexeme)
+        .scalar_subquery()
+    )
     return (
         select(
             cast(counted.c.lexeme, Text).label("lexeme"),
             counted.c.frequency,
             # Lexemes that occur once are not stored.
-            cast(func.coalesce(TermStatistics.document_count, 1), Float).label("df"),
+            cast(func.coalesce(known, 1), Float).label("df"),
         )
-        .select_from(counted.outerjoin(TermStatistics, known))
-        .cte("terms")
+        .select_from(counted)
+        .cte(name)
         .prefix_with("MATERIALIZED")
     )
 
 
-def _weighted(terms: CTE, corpus: CTE) -> Any:
-    total = func.greatest(corpus.c.rows, terms.c.df)
-    idf = func.ln(1.0 + (total - terms.c.df + 0.5) / (terms.c.df + 0.5))
+def _weighted(given: QueryTerms) -> Any:
+    terms = given.terms
     dimension = schema_function("lexeme_dimension", terms.c.lexeme, type_=Integer)
     weighed = (
-        select(dimension.label("dimension"), (idf * terms.c.frequency).label("weight"))
-        .select_from(terms.join(corpus, true()))
+        select(dimension.label("dimension"), (given.idf * terms.c.frequency).label("weight"))
+        .select_from(terms.join(given.corpus, true()))
         .subquery()
     )
     weight = func.sum(weighed.c.weight)
@@ -220,7 +258,7 @@ def _sparse(weighted: Any) -> ColumnElement[Any]:
     )
 
 
-def _admitted(terms: CTE, corpus: CTE, *, budget: int, floor: int) -> CTE:
+def _admitted(terms: CTE, corpus: CTE, *, budget: int, floor: int, name: str) -> CTE:
     costs = (
         select(terms.c.lexeme, terms.c.df, (terms.c.df * corpus.c.share).label("cost"))
         .select_from(terms.join(corpus, true()))
@@ -234,8 +272,16 @@ def _admitted(terms: CTE, corpus: CTE, *, budget: int, floor: int) -> CTE:
         func.row_number().over(order_by=order).label("place"),
     ).subquery()
     fits = or_(ranked.c.total <= cast(budget, Float), ranked.c.total - ranked.c.cost < cast(floor, Float))
-    chosen = select(ranked.c.lexeme, fits.label("fits")).where(ranked.c.place <= MAX_CANDIDATE_TERMS)
-    return chosen.cte("admitted").prefix_with("MATERIALIZED")
+    chosen = select(ranked.c.lexeme, ranked.c.cost, fits.label("fits")).where(ranked.c.place <= MAX_CANDIDATE_TERMS)
+    return chosen.cte(name).prefix_with("MATERIALIZED")
+
+
+def single_term(lexeme: ColumnElement[str]) -> ColumnElement[Any]:
+    """A sparsevec that holds 1 for the lexeme, whose inner product with a row is the row's weight of it."""
+    dimension = cast(schema_function("lexeme_dimension", lexeme, type_=Integer), Text)
+    return cast(
+        _constant("{").concat(dimension).concat(_constant(f":1}}/{LEXICAL_DIMENSIONS}")), SPARSEVEC(LEXICAL_DIMENSIONS)
+    )
 
 
 def required_clause(parsed: ParsedQuery, *, languages: CTE) -> ColumnElement[Any] | None:

@@ -2,18 +2,55 @@
 
 from __future__ import annotations
 
+import math
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.models import CorpusStatistics
+from ..errors import ValidationError
 
 MOVED = 2.0
 """An average length that is wrong by more than this factor costs ranking quality."""
 
 _PARAMETERS = ("bm25_k1", "bm25_b", "bm25_average_length", "bm25_context_weight")
+
+RANGES = {"k1": (0.0, 10.0), "b": (0.0, 1.0), "average_length": (1.0, 1_000_000.0), "context_weight": (0.0, 100.0)}
+"""What each parameter may be."""
+
+
+def check_parameters(given: Mapping[str, float | None]) -> dict[str, float]:
+    """Those BM25 parameters that are given, or ValidationError."""
+    checked = {}
+    for name, value in given.items():
+        least, most = RANGES[name]
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValidationError(name, f"it must be a number from {least:g} to {most:g}, not {value!r:.60}")
+        if not least <= value <= most:
+            raise ValidationError(name, f"it must be from {least:g} to {most:g}, not {value!r:.60}")
+        checked[name] = float(value)
+    return checked
+
+
+async def begin_statistics(session: AsyncSession, *, corpus: str) -> None:
+    """Make the row of a corpus that nobody has measured yet, so that settings have a place."""
+    begun = insert(CorpusStatistics).values(corpus=corpus, row_count=0, average_length=0.0, sampled_share=1.0)
+    await session.execute(begun.on_conflict_do_nothing())
+
+
+async def set_parameters(session: AsyncSession, *, corpus: str, parameters: Mapping[str, float]) -> None:
+    """Weigh new rows of the corpus by these; its old rows follow with `reweigh_batch`."""
+    await begin_statistics(session, corpus=corpus)
+    if parameters:
+        named = {f"bm25_{name}": value for name, value in parameters.items()}
+        statement = update(CorpusStatistics).where(CorpusStatistics.corpus == corpus).values(named)
+        await session.execute(statement.execution_options(synchronize_session=False))
 
 
 def has_moved(measured: float, assumed: float) -> bool:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     CTE,
     ColumnElement,
     FromClause,
+    Select,
     String,
     and_,
     cast,
@@ -23,16 +24,22 @@ from sqlalchemy import (
     true,
     union_all,
 )
+from sqlalchemy.dialects.postgresql import BIT
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.types import Float
 
 from ..errors import ValidationError
 
-_NAN = literal_column("'NaN'::float8", Float())
+NAN = literal_column("'NaN'::float8", Float())
 _EXACT, _GUARD, _INDEX = (literal_column(f"'{path}'", String()) for path in ("exact", "guard", "index"))
 OPERATORS = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
 LARGEST_HALF, LARGEST_SINGLE = 65504.0, 3.4e38
 MAX_EF_SEARCH = 1000
+OVERSAMPLING, MAX_OVERSAMPLING = 4, 100
+# So many rows for each distance among them are too many to be believed.
+_EQUAL = 50
+# A list of IVFFlat is made for about a thousand rows, so these are some tens of thousands of comparisons.
+_PROBES, _MOST_PROBES = 20, 100
 
 
 @functools.cache
@@ -51,7 +58,8 @@ class VectorSource:
     """Where vectors live: their row's id and owner, the (cast) vector, and what else every row must meet.
 
     `embedding` must be the very expression that the index was made with. `scope` holds the conditions that the key's
-    index can answer without the rows: an owner's rows are counted by them.
+    index can answer without the rows: an owner's rows are counted by them. Where the index holds bits instead,
+    `bits` is its expression: `oversampling` times as many rows are then taken from it, and ranked by `embedding`.
     """
 
     id: ColumnElement[Any] | InstrumentedAttribute[Any]
@@ -60,10 +68,14 @@ class VectorSource:
     distance: str = "cosine"
     scope: tuple[ColumnElement[bool], ...] = field(default=())
     where: tuple[ColumnElement[bool], ...] = field(default=())
+    bits: ColumnElement[Any] | None = None
+    oversampling: int = OVERSAMPLING
 
     def __post_init__(self) -> None:
         if self.distance not in OPERATORS:
             raise ValidationError("distance", f"{self.distance!r} is unknown; use one of {', '.join(OPERATORS)}")
+        if not 1 <= self.oversampling <= MAX_OVERSAMPLING:
+            raise ValidationError("oversampling", f"it must be from 1 to {MAX_OVERSAMPLING}")
 
 
 def check_vector(source: VectorSource, vector: Sequence[float]) -> list[float]:
@@ -88,6 +100,11 @@ def distance_to(source: VectorSource, vector: ColumnElement[str]) -> ColumnEleme
     return source.embedding.op(OPERATORS[source.distance], return_type=Float())(target)
 
 
+def binary(vectors: ColumnElement[Any] | InstrumentedAttribute[Any], dimensions: int) -> ColumnElement[Any]:
+    """One bit for each dimension of the vectors: whether it is above zero."""
+    return cast(func.binary_quantize(vectors), BIT(dimensions))
+
+
 def similarity(distance: ColumnElement[float], measure: str) -> ColumnElement[float]:
     """Larger is nearer: 1 - distance for cosine, the inner product itself, the negated l2 distance."""
     return 1.0 - distance if measure == "cosine" else -distance
@@ -103,11 +120,12 @@ def vector_arm(
     candidates: int,
     exact_rows: int,
     ef_search: int,
+    suffix: str = "",
 ) -> tuple[CTE, ColumnElement[str]]:
     """A CTE of (id, score), nearest first, and the path that the statement took: exact, index or guard.
 
     The number of matching rows, counted up to `exact_rows` + 1, decides inside the statement which arm runs;
-    an index scan that returns fewer rows than asked is replaced by the exact scan.
+    an index scan that returns fewer rows than asked, or little but equal ones, is replaced by the exact scan.
     """
     origin = joined if joined is not None else source.id.table
     counted = (source.owner_id == owner, *source.scope)
@@ -125,56 +143,83 @@ def vector_arm(
             .limit(exact_rows + 1)
             .subquery()
         )
-        .cte("reach")
+        .cte(f"reach{suffix}")
         .prefix_with("MATERIALIZED")
     )
     few = select(reach.c.rows).scalar_subquery() <= exact_rows
-    settings = _settings(max(ef_search, candidates))
-    near = (
+    taken = candidates if source.bits is None else candidates * source.oversampling
+    settings = _settings(max(ef_search, taken), name=f"settings{suffix}")
+    found = (
         select(source.id.label("id"), distance.label("distance"))
         .select_from(origin)
         .where(*scope, ~few, select(settings.c.ready).scalar_subquery())
-        .order_by(distance)
-        .limit(candidates)
-        .cte("near")
-        .prefix_with("MATERIALIZED")
+        .order_by(distance if source.bits is None else _hamming_distance(source.bits, source.embedding, vector))
+        .limit(taken)
     )
-    short = select(func.count()).select_from(near).scalar_subquery() < candidates
+    ranked = found if source.bits is None else _reranked(found, candidates)
+    near = ranked.cte(f"near{suffix}").prefix_with("MATERIALIZED")
+    doubtful = select(_doubt(near, candidates, name=f"doubt{suffix}").c.doubtful).scalar_subquery()
     # Adding zero keeps the planner from answering this arm by the index.
     plain = distance + 0.0
     exact = (
         select(source.id.label("id"), plain.label("distance"))
         .select_from(origin)
-        .where(*scope, or_(few, short))
+        .where(*scope, or_(few, doubtful))
         .order_by(plain, source.id)
         .limit(candidates)
-        .cte("exact")
+        .cte(f"exact{suffix}")
         .prefix_with("MATERIALIZED")
     )
     nearest = union_all(
-        select(exact.c.id, exact.c.distance), select(near.c.id, near.c.distance).where(~short)
+        select(exact.c.id, exact.c.distance), select(near.c.id, near.c.distance).where(~doubtful)
     ).subquery()
     # A stored zero vector has no cosine distance: NaN, which sorts last here and would win as a score.
     arm = (
         select(nearest.c.id, similarity(nearest.c.distance, source.distance).label("score"))
-        .where(nearest.c.distance != _NAN)
-        .cte("vec")
+        .where(nearest.c.distance != NAN)
+        .cte(f"vec{suffix}")
     )
     path = func.coalesce(
         select(_EXACT).where(few).scalar_subquery(),
-        select(_GUARD).where(short).scalar_subquery(),
+        select(_GUARD).where(doubtful).scalar_subquery(),
         _INDEX,
     )
     return arm.prefix_with("MATERIALIZED"), path
 
 
-def _settings(ef_search: int) -> CTE:
+def _doubt(near: CTE, candidates: int, *, name: str) -> CTE:
+    """Whether the index arm is to be answered again: it is short, or nearly all of its rows are equally near.
+
+    Equal vectors link to one another alone, and a graph scan that comes in among hundreds of them does not come out.
+    """
+    distances = func.count(near.c.distance.distinct())
+    doubtful = or_(func.count() < candidates, distances <= (max(1, candidates // _EQUAL) if candidates > 1 else 0))
+    return select(doubtful.label("doubtful")).select_from(near).cte(name).prefix_with("MATERIALIZED")
+
+
+def _hamming_distance(
+    bits: ColumnElement[Any], embedding: ColumnElement[Any] | InstrumentedAttribute[Any], vector: ColumnElement[str]
+) -> ColumnElement[float]:
+    target = binary(cast(vector, embedding.type), getattr(bits.type, "length", None) or 1)
+    return bits.op("<~>", return_type=Float())(target)
+
+
+def _reranked(taken: Select[Any], candidates: int) -> Select[Any]:
+    rows = taken.subquery("taken")
+    return select(rows.c.id, rows.c.distance).order_by(rows.c.distance, rows.c.id).limit(candidates)
+
+
+def _settings(ef_search: int, *, name: str) -> CTE:
     # Executed inside the statement, before the index scan asks for them; local to its transaction.
+    values: dict[str, ColumnElement[str] | str] = {
+        "hnsw.ef_search": str(min(ef_search, MAX_EF_SEARCH)),
+        "hnsw.iterative_scan": literal_column("'strict_order'"),
+        "ivfflat.probes": literal_column(f"'{_PROBES}'"),
+        "ivfflat.iterative_scan": literal_column("'relaxed_order'"),
+        # Beyond them an exact scan of the owner's own rows is cheaper than more of everybody's lists.
+        "ivfflat.max_probes": literal_column(f"'{_MOST_PROBES}'"),
+    }
     applied = and_(
-        func.set_config(literal_column("'hnsw.ef_search'"), str(min(ef_search, MAX_EF_SEARCH)), true()).is_not(None),
-        func.set_config(literal_column("'hnsw.iterative_scan'"), literal_column("'strict_order'"), true()).is_not(None),
-        func.set_config(literal_column("'ivfflat.iterative_scan'"), literal_column("'relaxed_order'"), true()).is_not(
-            None
-        ),
+        *(func.set_config(literal_column(f"'{name}'"), value, true()).is_not(None) for name, value in values.items())
     )
-    return select(applied.label("ready")).cte("settings").prefix_with("MATERIALIZED")
+    return select(applied.label("ready")).cte(name).prefix_with("MATERIALIZED")

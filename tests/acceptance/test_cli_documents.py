@@ -162,9 +162,25 @@ def test_hits_are_readable_and_plain_where_nobody_looks(here: HereCommandLine, f
     assert lines[1].strip() == f"{folder / 'handbook.md'}  (markdown)"
     assert lines[2].strip().startswith("text: rank 1, score ")
     assert "vector: rank " in lines[2]
-    assert "sixteen weeks of parental leave" in lines[3]
-    assert "mode hybrid" in lines[-1]
+    assert lines[3].strip().startswith("leav (")
+    assert "sixteen weeks of parental leave" in lines[4]
+    assert any("mode hybrid" in line for line in lines)
+    assert "expected candidates" in done.output
+    assert "pk_chunks" in done.output
+    assert "weight of the vector leg: 0.5" in done.output
     assert "\x1b" not in done.output
+
+
+def test_search_takes_other_wordings_groups_hits_and_explains_in_json(here: HereCommandLine, folder: Path) -> None:
+    here.run("ingest", folder, *OWNER)
+    wording = ("--also", "railway journeys", "--group", "document", "--diversity", "0.1")
+    found = here.run("search", "trains", *OWNER, *wording, "--json", "--explain").json
+    assert found["explanation"]["wordings"] == ["railway journeys"]
+    assert {"text", "vector", "vector_2"} <= {leg for hit in found["hits"] for leg in hit["legs"]}
+    origins = [hit["id_at_origin"] for hit in found["hits"]]
+    assert len(set(origins)) == len(origins)
+    assert "explanation" not in here.run("search", "trains", *OWNER, "--json").json
+    assert here.run("search", "trains", *OWNER, "--diversity", "7").status == 2
 
 
 def test_search_gives_json_with_each_leg(here: HereCommandLine, folder: Path) -> None:

@@ -244,7 +244,8 @@ def test_the_dependency_tables_give_a_reason_for_every_package() -> None:
         written.setdefault(extra.strip("`"), set()).add(package.strip("`"))
     assert written == {"": packages(PROJECT["dependencies"]), **extras}
     (everything,) = PROJECT["optional-dependencies"]["all"]
-    assert set(everything.removeprefix("llmstack[").removesuffix("]").split(",")) == set(extras)
+    # Torch, which a cross-encoder brings along, is larger than all else together.
+    assert set(everything.removeprefix("llmstack[").removesuffix("]").split(",")) == set(extras) - {"rerank"}
 
 
 def verbs(command: Any, name: str) -> Iterator[tuple[str, bool]]:

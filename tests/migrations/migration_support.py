@@ -51,9 +51,19 @@ _CATALOG = {
         WHERE CAST(:schema AS text) = quote_ident(schemaname)""",
 }
 _DOCUMENT, _CHUNK = "'00000000-0000-7000-8000-00000000000a'", "'00000000-0000-7000-8000-00000000000b'"
+_SEARCH = "'00000000-0000-7000-8000-00000000000c'"
 _ROWS = (
     "INSERT INTO corpus_statistics VALUES ('chunks', 1, 2.0, 1.0)",
     "INSERT INTO term_statistics VALUES ('chunks', 'hare', 1)",
+    f"""
+    INSERT INTO search_log (id, corpus, owner_id, query, mode, hit_limit, hits, elapsed_ms)
+    VALUES ({_SEARCH}, 'chunks', 'acme', 'hare', 'text', 10, '[]', 1.5)""",
+    f"""
+    INSERT INTO search_feedback (search_id, chunk_id, owner_id, id_at_origin, grade)
+    VALUES ({_SEARCH}, {_CHUNK}, 'acme', '1', 2)""",
+    f"""
+    INSERT INTO calibrations (id, corpus, before, after, evidence)
+    VALUES ({_SEARCH}, 'chunks', '{{}}', '{{"alpha": 0.3}}', '{{}}')""",
     "INSERT INTO embedding_spaces (name, provider, model, dimensions) VALUES ('s', 'p', 'm', 3)",
     f"""
     INSERT INTO documents

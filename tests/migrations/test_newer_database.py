@@ -22,7 +22,9 @@ async def newer(url: str) -> AsyncEngine:
     """A database that a later version of the package has migrated further."""
     engine = make_engine(url)
     await migrate.upgrade(engine, schema="shop")
-    await execute(engine, "UPDATE shop.alembic_version SET version_num = 'documents_9999'")
+    await execute(
+        engine, "DELETE FROM shop.alembic_version", "INSERT INTO shop.alembic_version VALUES ('documents_9999')"
+    )
     return engine
 
 

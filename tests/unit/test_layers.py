@@ -18,6 +18,7 @@ LAYERS: tuple[set[str], ...] = (
     {"stack"},
     {"testing"},
     {"documents"},
+    {"retrieval"},
     {"embeddings"},
     {"search"},
     {"db"},

@@ -14,6 +14,7 @@ from llmstack.db.locks import lock_key
 from llmstack.db.migrate import upgrade
 from llmstack.documents.models import ChunkEmbedding
 from llmstack.embeddings import EmbeddingService, EmbeddingSpace, column_of
+from llmstack.embeddings.builds import IndexProgress
 from llmstack.embeddings.index import SpaceIndex
 from llmstack.errors import ConfigurationError, MigrationLockTimeout
 from llmstack.settings import Settings
@@ -62,12 +63,14 @@ async def test_every_partition_gets_an_index_and_the_whole_is_valid(
     async with llmstack_service.session() as session:
         await session.execute(update(EmbeddingSpace).values(distance=distance))
         await session.commit()
-    told: list[tuple[int, int]] = []
-    built = await embeddings.build_index(progress=lambda done, total: told.append((done, total)))
+    told: list[IndexProgress] = []
+    built = await embeddings.build_index(progress=told.append)
     name = f"ix_chunk_embeddings_s{(await embeddings.space()).id}"
     assert built == [f"{name}_p{number:02d}" for number in range(16)]
     assert await _indexes(llmstack_service) == dict.fromkeys([name, *built], True)
-    assert told[-1] == (16, 16)
+    assert [(one.partition, one.partitions) for one in told if one.phase == "done"] == [(n, 16) for n in range(1, 17)]
+    assert sum(one.total for one in told if one.phase == "done") == 40
+    assert told[-1].share == 1.0
     assert [space.index for space in await embeddings.spaces()] == ["ready"]
 
 
@@ -133,8 +136,8 @@ async def test_an_invalid_leftover_is_dropped_and_rebuilt(
 async def test_a_build_that_was_broken_off_is_completed(
     llmstack_service: Service, embeddings: EmbeddingService
 ) -> None:
-    def stop(done: int, total: int) -> None:
-        if done == 5:
+    def stop(progress: IndexProgress) -> None:
+        if progress.partition == 5:
             raise KeyError("stopped")
 
     with pytest.raises(KeyError):
@@ -199,7 +202,7 @@ async def test_ivfflat_gets_lists_by_its_rows(llmstack_service: Service, embeddi
         await session.execute(update(EmbeddingSpace).values(index_method="ivfflat"))
         await session.commit()
     assert len(await embeddings.build_index()) == 16
-    statement = text("SELECT DISTINCT reloptions FROM pg_class WHERE relname LIKE 'ix_chunk_embeddings_s%'")
+    statement = text("SELECT DISTINCT reloptions FROM pg_class WHERE relname LIKE 'ix_chunk_embeddings_s%p__'")
     async with llmstack_service.session() as session:
         assert list(await session.scalars(statement)) == [["lists=1"]]
 

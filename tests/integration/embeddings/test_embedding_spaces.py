@@ -109,7 +109,7 @@ async def test_without_an_embedder_the_error_says_what_to_configure(llmstack_ser
 async def test_without_an_embedder_and_without_the_local_one_the_error_says_what_to_install(
     llmstack_service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmstack.embeddings.service.local_is_installed", lambda: False)
+    monkeypatch.setattr("llmstack.embeddings.serving.local_is_installed", lambda: False)
     with pytest.raises(MissingExtra, match=r"llmstack\[local\]"):
         await service_with(llmstack_service, None).embed(["text"])
 

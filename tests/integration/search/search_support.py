@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import statistics
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +17,10 @@ from llmstack.db import Service
 from llmstack.documents.models import Chunk, ChunkEmbedding, Document
 from llmstack.documents.queries import vector_source
 from llmstack.embeddings import EmbeddingSpace, Space
-from llmstack.search import VectorSource, hybrid, refresh_statistics
+from llmstack.search import RRF, VectorSource, hybrid, refresh_statistics
+from llmstack.search.fusion import Fusion
 
+Scores = Mapping[uuid.UUID, float]
 CORPUS = "documents"
 K1, B, AVERAGE = 1.2, 0.75, 100.0
 
@@ -174,3 +177,20 @@ def bm25(query: str, passages: Sequence[Passage], *, known: bool = True) -> list
         for number, weights in enumerate(found):
             total[number] += idf(max(rows, df), df) * times * weights.get(word, 0.0)
     return total
+
+
+def normalised(scores: Scores, fusion: Fusion) -> tuple[dict[uuid.UUID, float], float]:
+    """Each row's part, and that of a row which the leg did not return."""
+    if isinstance(fusion, RRF):
+        ranked = sorted(scores, key=lambda id_: (-scores[id_], id_))
+        return {id_: 1 / (fusion.k + rank) for rank, id_ in enumerate(ranked, 1)}, 0.0
+    if not scores:
+        return {}, 0.0
+    low, high = min(scores.values()), max(scores.values())
+    if fusion.normalize == "minmax":
+        return {id_: (score - low) / (high - low) if high > low else 1.0 for id_, score in scores.items()}, 0.0
+    if high == low:
+        return dict.fromkeys(scores, 0.0), -1.0
+    mean, deviation = statistics.fmean(scores.values()), statistics.pstdev(scores.values())
+    parts = {id_: (score - mean) / deviation for id_, score in scores.items()}
+    return parts, min(parts.values())

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import random
-import statistics
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from search_support import Passage, add_passages, add_space, search
+from search_support import Passage, Scores, add_passages, add_space, normalised, search
 
 from llmstack.db import Service
 from llmstack.embeddings import Space
 from llmstack.search import RRF, SearchOptions, Weighted
 from llmstack.search.fusion import Fusion
 
-Scores = Mapping[uuid.UUID, float]
 QUERY, TARGET = "tax law", [1.0, 0.2, 0.0, 0.0]
 OPTIONS = SearchOptions(candidates=12)
 
@@ -33,23 +31,6 @@ async def space(llmstack_service: Service) -> Space:
     ]
     await add_passages(llmstack_service, passages, space=space)
     return space
-
-
-def normalised(scores: Scores, fusion: Fusion) -> tuple[dict[uuid.UUID, float], float]:
-    """Each row's part, and that of a row which the leg did not return."""
-    if isinstance(fusion, RRF):
-        ranked = sorted(scores, key=lambda id_: (-scores[id_], id_))
-        return {id_: 1 / (fusion.k + rank) for rank, id_ in enumerate(ranked, 1)}, 0.0
-    if not scores:
-        return {}, 0.0
-    low, high = min(scores.values()), max(scores.values())
-    if fusion.normalize == "minmax":
-        return {id_: (score - low) / (high - low) if high > low else 1.0 for id_, score in scores.items()}, 0.0
-    if high == low:
-        return dict.fromkeys(scores, 0.0), -1.0
-    mean, deviation = statistics.fmean(scores.values()), statistics.pstdev(scores.values())
-    parts = {id_: (score - mean) / deviation for id_, score in scores.items()}
-    return parts, min(parts.values())
 
 
 def fused(text: Scores, vector: Scores, fusion: Fusion) -> dict[uuid.UUID, float]:

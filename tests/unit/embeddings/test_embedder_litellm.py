@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -17,22 +13,6 @@ import pytest
 from llmstack.embeddings import LiteLLMEmbedder, embed_all
 from llmstack.errors import EmbeddingError
 from llmstack.settings import Settings
-
-
-class Provider:
-    """Answers each request with the next of `answers`, and with vectors when there is none."""
-
-    def __init__(self) -> None:
-        self.answers: list[tuple[int, Any]] = []
-        self.requests: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-        self.hang = 0.0
-        self.url = ""
-
-    def answer(self, request: dict[str, Any]) -> tuple[int, Any]:
-        self.requests.append(request)
-        time.sleep(self.hang)
-        return self.answers.pop(0) if self.answers else (200, vectors_for(request["input"]))
 
 
 def vectors_for(texts: list[str]) -> dict[str, Any]:
@@ -45,43 +25,15 @@ def vectors_for(texts: list[str]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def provider() -> Iterator[Provider]:
-    provider = Provider()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            provider.keys.append(self.headers.get("Authorization"))
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, body = provider.answer(request)
-            content = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *arguments: Any) -> None:
-            """Say nothing."""
-
-    class Server(ThreadingHTTPServer):
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that gave up waiting is part of a test."""
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        provider.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-        yield provider
-        server.shutdown()
-        thread.join()
+def embeddings(provider: Any) -> Any:
+    """The provider, answering with vectors."""
+    provider.reply = lambda request: vectors_for(request["input"])
+    return provider
 
 
-def _embedder(provider: Provider, **options: Any) -> LiteLLMEmbedder:
+def _embedder(embeddings: Any, **options: Any) -> LiteLLMEmbedder:
     return LiteLLMEmbedder(
-        "openai/some-model", **{"api_base": provider.url, "api_key": "sk-0123456789abcdef", **options}
+        "openai/some-model", **{"api_base": embeddings.url, "api_key": "sk-0123456789abcdef", **options}
     )
 
 
@@ -108,84 +60,84 @@ asyncio.run(main())
 """
 
 
-async def test_the_first_calls_do_not_hold_up_the_event_loop_while_litellm_is_imported(provider: Provider) -> None:
-    command = [sys.executable, "-c", _FIRST_CALL, provider.url]
+async def test_the_first_calls_do_not_hold_up_the_event_loop_while_litellm_is_imported(embeddings: Any) -> None:
+    command = [sys.executable, "-c", _FIRST_CALL, embeddings.url]
     run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     # An import in the event loop leaves it no turn; in a thread it has one every few hundredths of a second.
     assert int(run.stdout.split()[-1]) > 10
 
 
-async def test_vectors_come_in_the_order_of_the_texts(provider: Provider) -> None:
-    embedder = _embedder(provider)
+async def test_vectors_come_in_the_order_of_the_texts(embeddings: Any) -> None:
+    embedder = _embedder(embeddings)
     vectors = await _embed(embedder, ["a", "bb", "ccc"])
     assert [vector[0] for vector in vectors] == [1.0, 2.0, 3.0]
-    assert provider.requests[0]["input"] == ["a", "bb", "ccc"]
-    assert provider.requests[0]["model"] == "some-model"
-    assert provider.keys == ["Bearer sk-0123456789abcdef"]
+    assert embeddings.requests[0]["input"] == ["a", "bb", "ccc"]
+    assert embeddings.requests[0]["model"] == "some-model"
+    assert embeddings.keys == ["Bearer sk-0123456789abcdef"]
 
 
-async def test_unknown_dimensions_are_learned_from_the_first_call(provider: Provider) -> None:
-    embedder = _embedder(provider)
+async def test_unknown_dimensions_are_learned_from_the_first_call(embeddings: Any) -> None:
+    embedder = _embedder(embeddings)
     assert embedder.dimensions == 0
     await _embed(embedder, ["a"])
     assert embedder.dimensions == 3
-    assert len(provider.requests) == 1
+    assert len(embeddings.requests) == 1
 
 
-async def test_a_busy_provider_is_asked_again(provider: Provider) -> None:
-    provider.answers = [
+async def test_a_busy_provider_is_asked_again(embeddings: Any) -> None:
+    embeddings.answers = [
         (429, {"error": {"message": "slow down", "type": "rate_limit"}}),
         (503, {"error": "busy"}),
     ]
-    assert await _embed(_embedder(provider), ["a"]) == [[1.0, 1.0, 2.0]]
-    assert len(provider.requests) == 3
+    assert await _embed(_embedder(embeddings), ["a"]) == [[1.0, 1.0, 2.0]]
+    assert len(embeddings.requests) == 3
 
 
-async def test_a_provider_that_stays_busy_is_not_asked_for_ever(provider: Provider) -> None:
-    provider.answers = [(429, {"error": {"message": "slow down", "type": "rate_limit"}})] * 9
+async def test_a_provider_that_stays_busy_is_not_asked_for_ever(embeddings: Any) -> None:
+    embeddings.answers = [(429, {"error": {"message": "slow down", "type": "rate_limit"}})] * 9
     with pytest.raises(EmbeddingError, match=r"RateLimitError.*slow down"):
-        await _embed(_embedder(provider, attempts=2), ["a"])
-    assert 2 <= len(provider.requests) <= 4
+        await _embed(_embedder(embeddings, attempts=2), ["a"])
+    assert 2 <= len(embeddings.requests) <= 4
 
 
-async def test_a_refused_request_is_not_repeated_and_shows_neither_key_nor_text(provider: Provider) -> None:
+async def test_a_refused_request_is_not_repeated_and_shows_neither_key_nor_text(embeddings: Any) -> None:
     refusal = {"error": {"message": "bad key sk-0123456789abcdef for 'a private diary entry'", "type": "auth"}}
-    provider.answers = [(401, refusal)]
+    embeddings.answers = [(401, refusal)]
     with pytest.raises(EmbeddingError, match="AuthenticationError") as caught:
-        await _embed(_embedder(provider), ["a private diary entry"])
-    assert len(provider.requests) == 1
+        await _embed(_embedder(embeddings), ["a private diary entry"])
+    assert len(embeddings.requests) == 1
     assert "0123456789abcdef" not in str(caught.value)
     assert "diary" not in str(caught.value)
 
 
-async def test_too_few_vectors_are_an_error(provider: Provider) -> None:
-    provider.answers = [(200, vectors_for(["a"]))]
+async def test_too_few_vectors_are_an_error(embeddings: Any) -> None:
+    embeddings.answers = [(200, vectors_for(["a"]))]
     with pytest.raises(EmbeddingError, match="returned 1 vectors for 2 texts"):
-        await _embed(_embedder(provider), ["a", "bb"])
+        await _embed(_embedder(embeddings), ["a", "bb"])
 
 
-async def test_a_provider_that_hangs_is_left_at_the_timeout(provider: Provider) -> None:
-    provider.hang = 1.0
+async def test_a_provider_that_hangs_is_left_at_the_timeout(embeddings: Any) -> None:
+    embeddings.hang = 1.0
     started = time.monotonic()
     with pytest.raises(EmbeddingError, match=r"no answer within 0\.3 s"):
-        await _embed(_embedder(provider), ["a"], embedding_timeout=0.3)
+        await _embed(_embedder(embeddings), ["a"], embedding_timeout=0.3)
     assert time.monotonic() - started < 0.9
 
 
-async def test_a_provider_that_cannot_be_reached_is_an_error(provider: Provider) -> None:
-    unreachable = _embedder(provider, api_base="http://127.0.0.1:9/v1", attempts=1)
+async def test_a_provider_that_cannot_be_reached_is_an_error(embeddings: Any) -> None:
+    unreachable = _embedder(embeddings, api_base="http://127.0.0.1:9/v1", attempts=1)
     with pytest.raises(EmbeddingError, match="Error"):
         await _embed(unreachable, ["a"])
 
 
-async def test_other_dimensions_than_promised_are_an_error(provider: Provider) -> None:
+async def test_other_dimensions_than_promised_are_an_error(embeddings: Any) -> None:
     with pytest.raises(EmbeddingError, match="has 3 dimensions instead of 2"):
-        await _embed(_embedder(provider, dimensions=2), ["a"])
+        await _embed(_embedder(embeddings, dimensions=2), ["a"])
 
 
-async def test_failures_print_nothing(provider: Provider, capfd: pytest.CaptureFixture[str]) -> None:
-    provider.answers = [(400, {"error": {"message": "no", "type": "invalid"}})]
+async def test_failures_print_nothing(embeddings: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    embeddings.answers = [(400, {"error": {"message": "no", "type": "invalid"}})]
     with pytest.raises(EmbeddingError):
-        await _embed(_embedder(provider), ["a"])
+        await _embed(_embedder(embeddings), ["a"])
     assert capfd.readouterr().out == ""

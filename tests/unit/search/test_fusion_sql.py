@@ -23,10 +23,17 @@ def test_rows_of_either_leg_are_kept() -> None:
 
 
 def test_z_scores_are_the_default() -> None:
-    assert search_sql(**BOTH) == search_sql(**BOTH, fusion=Weighted())
+    named = search_sql(**BOTH, fusion=Weighted())
+    assert cte(search_sql(**BOTH), "text_leg_parts") == cte(named, "text_leg_parts")
     body = cte(search_sql(**BOTH), "text_leg_parts")
     assert "avg(text_leg.score) OVER ()" in body
     assert "stddev_pop(text_leg.score) OVER ()" in body
+
+
+def test_without_a_fusion_the_weights_are_those_of_the_corpus() -> None:
+    assert "corpus_statistics.fusion_alpha" in cte(search_sql(**BOTH), "blend")
+    assert "fusion_alpha" not in search_sql(**BOTH, fusion=Weighted())
+    assert "fusion_alpha" not in search_sql(query="tax")
 
 
 def test_each_normalisation_has_its_own_expression() -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 from pgvector.sqlalchemy import VECTOR
-from sql_support import SOURCE, compiled, cte, search_sql, searched
+from sql_support import SOURCE, compiled, cte, search_sql, searched, sql_of
 from sql_support import VECTOR as TARGET
 from sqlalchemy import cast
 
 from llmstack.documents.models import Chunk, ChunkEmbedding
 from llmstack.errors import ValidationError
 from llmstack.search import SearchOptions, VectorSource
-from llmstack.search.vectors import check_vector
+from llmstack.search.vectors import binary, check_vector
 
 SEARCH = {"vector": TARGET, "source": SOURCE}
+IVFFLAT = ("probes", "iterative_scan", "max_probes")
+BITS = dataclasses.replace(SOURCE, bits=binary(SOURCE.embedding, 3))
 
 
 def test_the_index_arm_orders_by_the_distance_alone() -> None:
@@ -32,13 +35,42 @@ def test_the_exact_arm_orders_totally_by_an_expression_that_no_index_has() -> No
     assert order.endswith(", llmstack.chunk_embeddings.chunk_id")
 
 
+def test_bits_order_the_index_arm_and_the_vectors_what_came_of_it() -> None:
+    body = cte(search_sql(vector=TARGET, source=BITS), "near")
+    taken = body[body.index("FROM (") : body.index(") AS taken")]
+    order, limit = taken.split("ORDER BY ")[1].split(" LIMIT ")
+    assert order.startswith("CAST(binary_quantize(CAST(llmstack.chunk_embeddings.embedding AS HALFVEC(3))) AS BIT(3))")
+    assert " <~> CAST(binary_quantize(CAST(" in order
+    outer = body[body.index(") AS taken") :]
+    assert "ORDER BY taken.distance, taken.id" in outer
+    values = compiled(searched(vector=TARGET, source=BITS)).params
+    assert values[limit.removeprefix(":").split("::")[0]] == 400
+    assert values[outer.split("LIMIT :")[1].split("::")[0]] == 100
+
+
+def test_the_exact_arm_of_bits_is_that_of_the_vectors() -> None:
+    arms = [cte(search_sql(vector=TARGET, source=source), "exact") for source in (BITS, SOURCE)]
+    assert len({re.sub(r":param_\d+", ":param", arm) for arm in arms}) == 1
+
+
+@pytest.mark.parametrize("oversampling", [0, -1, 101])
+def test_an_oversampling_that_cannot_be_is_refused(oversampling: int) -> None:
+    with pytest.raises(ValidationError, match="from 1 to 100"):
+        dataclasses.replace(BITS, oversampling=oversampling)
+
+
+def test_the_breadth_of_the_scan_covers_what_is_taken_for_ranking() -> None:
+    options = SearchOptions(ef_search=40, candidates=60)
+    assert "240" in compiled(searched(vector=TARGET, source=BITS, options=options)).params.values()
+
+
 def test_the_settings_are_made_before_the_index_arm_and_local() -> None:
     sql = search_sql(**SEARCH)
     assert "(SELECT settings.ready" in cte(sql, "near")
     body = cte(sql, "settings")
-    for name in ("hnsw.ef_search", "hnsw.iterative_scan", "ivfflat.iterative_scan"):
+    for name in ("hnsw.ef_search", "hnsw.iterative_scan", *(f"ivfflat.{n}" for n in IVFFLAT)):
         assert f"set_config('{name}'" in body
-    assert body.count(", true)") == 3
+    assert body.count(", true)") == 5
 
 
 @pytest.mark.parametrize(
@@ -55,6 +87,15 @@ def test_rows_are_counted_one_beyond_the_bound_and_at_least_to_the_candidates() 
     for exact_rows, counted in ((10_000, 10_001), (0, 101)):
         options = SearchOptions(exact_rows=exact_rows)
         assert counted in compiled(searched(**SEARCH, options=options)).params.values()
+
+
+@pytest.mark.parametrize(("candidates", "distances"), [(1, 0), (2, 1), (99, 1), (100, 2), (1000, 20)])
+def test_pages_of_equal_distances_are_not_believed(candidates: int, distances: int) -> None:
+    statement = searched(**SEARCH, limit=1, options=SearchOptions(candidates=candidates))
+    body = cte(sql_of(statement), "doubt")
+    assert body.startswith("SELECT count(*) < ")
+    name = body.split("count(DISTINCT near.distance) <= :")[1].split("::")[0]
+    assert compiled(statement).params[name] == distances
 
 
 def test_the_rows_are_joined_only_when_something_is_asked_of_them() -> None:

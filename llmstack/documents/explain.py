@@ -1,0 +1,127 @@
+"""Why a search found what it found: its terms, what of them each hit holds, and the plan that was executed."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ClauseElement, Executable, Float, Integer, Select, Text, bindparam, cast, func, select, true
+from sqlalchemy.dialects.postgresql import TSQUERY
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.compiler import compiles
+
+from ..db.models import CorpusStatistics
+from ..search import SearchOptions
+from ..search.hybrid import languages_cte
+from ..search.lexical import QueryTerms, parse_query, query_terms, quoted_lexeme, single_term
+from .models import Chunk
+from .queries import CORPUS, any_of, spoken_languages
+from .records import MatchedTerm, PlanStep, QueryTerm
+
+
+class _Explain(Executable, ClauseElement):
+    """EXPLAIN ANALYZE of a statement; executing it executes the statement."""
+
+    inherit_cache = False
+
+    def __init__(self, statement: Select[Any]) -> None:
+        self.statement = statement
+
+
+@compiles(_Explain)
+def _compile_explain(element: _Explain, compiler: Any, **kw: Any) -> str:
+    return f"EXPLAIN (ANALYZE, FORMAT JSON) {compiler.process(element.statement, **kw)}"
+
+
+def _parts(*, owner_id: str, query: str, options: SearchOptions, floor: int) -> QueryTerms:
+    parsed = parse_query(query, operators=options.operators)
+    return query_terms(
+        bindparam("words", parsed.words, Text, unique=True),
+        corpus=CORPUS,
+        owner=bindparam("owner_id", owner_id, Text, unique=True),
+        languages=languages_cte(spoken_languages(owner_id)),
+        budget=options.budget,
+        floor=floor,
+    )
+
+
+async def read_terms(
+    session: AsyncSession, *, owner_id: str, query: str, options: SearchOptions, limit: int
+) -> list[QueryTerm]:
+    """The lexemes of the query, rarest first."""
+    parts = _parts(owner_id=owner_id, query=query, options=options, floor=max(options.candidates, limit))
+    terms, admitted = parts.terms, parts.admitted
+    statement = (
+        select(
+            terms.c.lexeme,
+            parts.idf.label("idf"),
+            terms.c.frequency,
+            cast(terms.c.df, Integer).label("document_count"),
+            func.coalesce(admitted.c.cost, 0.0).label("estimated_rows"),
+            func.coalesce(admitted.c.fits, False).label("is_candidate"),
+        )
+        .select_from(terms.join(parts.corpus, true()).outerjoin(admitted, admitted.c.lexeme == terms.c.lexeme))
+        .order_by(terms.c.df, terms.c.lexeme)
+    )
+    return [QueryTerm(**row._mapping) for row in await session.execute(statement)]
+
+
+async def read_matches(
+    session: AsyncSession, *, owner_id: str, query: str, options: SearchOptions, ids: Sequence[uuid.UUID]
+) -> Mapping[uuid.UUID, Sequence[MatchedTerm]]:
+    """What of the query each passage holds, what counts most first."""
+    parts = _parts(owner_id=owner_id, query=query, options=options, floor=1)
+    lexeme = parts.terms.c.lexeme
+    weight = -Chunk.lexical.op("<#>", return_type=Float())(single_term(lexeme))
+    part = parts.idf * parts.terms.c.frequency * weight
+    statement = (
+        select(
+            Chunk.id,
+            lexeme,
+            parts.idf.label("idf"),
+            parts.terms.c.frequency,
+            weight.label("weight"),
+        )
+        .select_from(parts.terms.join(parts.corpus, true()).join(Chunk, any_of(Chunk.id, ids)))
+        .where(Chunk.owner_id == owner_id, Chunk.search_vector.op("@@")(cast(quoted_lexeme(lexeme), TSQUERY)))
+        .order_by(Chunk.id, part.desc(), lexeme)
+    )
+    found: dict[uuid.UUID, list[MatchedTerm]] = defaultdict(list)
+    for id_, *term in await session.execute(statement):
+        found[id_].append(MatchedTerm(*term))
+    return found
+
+
+async def read_plan(
+    session: AsyncSession, statement: Select[Any], values: Mapping[str, Any]
+) -> tuple[list[PlanStep], float, float]:
+    """The scans of an execution, and the milliseconds of planning and of executing."""
+    answer = await session.scalar(_Explain(statement), dict(values))
+    (explained,) = json.loads(answer) if isinstance(answer, str) else answer
+    steps = list(_scans(explained["Plan"], part="search"))
+    return steps, float(explained["Planning Time"]), float(explained["Execution Time"])
+
+
+def _scans(node: Mapping[str, Any], *, part: str) -> Iterator[PlanStep]:
+    name = node.get("Subplan Name", "")
+    part = name.removeprefix("CTE ") if name.startswith("CTE ") else part
+    loops = node["Actual Loops"]
+    if loops and ("Relation Name" in node or "Index Name" in node):
+        yield PlanStep(
+            part=part,
+            node=node["Node Type"],
+            relation=node.get("Relation Name", ""),
+            index=node.get("Index Name"),
+            rows=round(node["Actual Rows"] * loops),
+            milliseconds=round(node["Actual Total Time"] * loops, 3),
+        )
+    for below in node.get("Plans", ()):
+        yield from _scans(below, part=part)
+
+
+async def read_alpha(session: AsyncSession) -> float | None:
+    """The weight of the vector leg that the corpus was calibrated to."""
+    return await session.scalar(select(CorpusStatistics.fusion_alpha).where(CorpusStatistics.corpus == CORPUS))

@@ -1,0 +1,277 @@
+"""Judgements of logged searches: recorded, read back, and made into judged queries."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Select, Text, cast, func, literal_column, select, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ..db.models import LoggedSearch, SearchFeedback
+from ..errors import ValidationError
+from .errors import SearchNotFound
+from .preparation import MAX_ORIGIN_BYTES, check_id, check_owner
+from .queries import CORPUS, DocumentFilter, as_uuid, check_limit
+from .records import Page
+from .search_log import as_json, from_json
+
+MAX_GRADE = 1_000_000.0
+MAX_JUDGEMENTS = 50_000
+"""Of recorded feedback so much, the newest, is read for a calibration."""
+
+Key = uuid.UUID | str
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedQuery:
+    """A query and what answers it: grades above 0 by id at the origin, or by a chunk's UUID."""
+
+    owner_id: str
+    query: str
+    relevant: Mapping[Key, float]
+    where: DocumentFilter | None = None
+    operators: bool = True
+
+    @property
+    def identity(self) -> tuple[str, str, str, bool]:
+        """What makes two of them the same query."""
+        filters = None if self.where is None else as_json(self.where)
+        return self.owner_id, self.query, json.dumps(filters, sort_keys=True, default=str), self.operators
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedHit:
+    """A hit of a logged search with its rank in each leg; `grade` is None until somebody judges it."""
+
+    chunk_id: uuid.UUID
+    document_id: uuid.UUID
+    id_at_origin: str
+    score: float
+    ranks: Mapping[str, int]
+    grade: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedSearch:
+    """A logged search; its hits best first, without their text."""
+
+    id: uuid.UUID
+    owner_id: str
+    query: str
+    mode: str
+    limit: int
+    filters: Mapping[str, Any] | None
+    hits: Sequence[RecordedHit]
+    vector_path: str | None
+    elapsed_ms: float
+    created_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feedback:
+    """A judgement of one hit; the document outlives the chunk."""
+
+    search_id: uuid.UUID
+    query: str
+    chunk_id: uuid.UUID
+    id_at_origin: str
+    grade: float
+    created_at: dt.datetime
+    updated_at: dt.datetime
+
+
+def check_grade(grade: object) -> float:
+    """A finite number from 0."""
+    if isinstance(grade, bool) or not isinstance(grade, int | float) or not math.isfinite(grade):
+        raise ValidationError("grades", f"a grade is a number from 0 to {MAX_GRADE:,.0f}, not {grade!r:.60}")
+    if not 0 <= grade <= MAX_GRADE:
+        raise ValidationError("grades", f"a grade is a number from 0 to {MAX_GRADE:,.0f}, not {grade!r:.60}")
+    return float(grade)
+
+
+class FeedbackRepository:
+    """Reads logged searches and writes judgements of them, inside the caller's transaction."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def put(self, *, owner_id: str, search_id: uuid.UUID | str, grades: Mapping[Key, float]) -> int:
+        """Judge hits of a search, or judge them anew; SearchNotFound when this owner has no such search."""
+        key = as_uuid("search_id", search_id)
+        if not isinstance(grades, Mapping) or not grades:
+            raise ValidationError("grades", "give at least one hit: {chunk_id or id_at_origin: grade}")
+        checked = {hit: check_grade(grade) for hit, grade in grades.items()}
+        # Locked, so that a search is not deleted between the look and the write.
+        statement = select(LoggedSearch.hits).where(
+            LoggedSearch.owner_id == check_owner(owner_id), LoggedSearch.id == key
+        )
+        hits = await self._session.scalar(statement.with_for_update(key_share=True))
+        if hits is None:
+            raise SearchNotFound(key)
+        rows: dict[str, dict[str, Any]] = {}
+        for given, grade in checked.items():
+            hit = _named(hits, given)
+            if hit["chunk_id"] in rows:
+                raise ValidationError("grades", f"{given!s:.60} and another key name the same hit")
+            rows[hit["chunk_id"]] = {
+                "search_id": key, "chunk_id": uuid.UUID(hit["chunk_id"]), "owner_id": owner_id,
+                "id_at_origin": hit["id_at_origin"], "grade": grade,
+            }  # fmt: skip
+        written = insert(SearchFeedback).values(list(rows.values()))
+        await self._session.execute(
+            written.on_conflict_do_update(
+                index_elements=[SearchFeedback.search_id, SearchFeedback.chunk_id],
+                set_={"grade": written.excluded.grade, "updated_at": func.now()},
+            )
+        )
+        return len(rows)
+
+    async def searches(self, *, owner_id: str, limit: int, cursor: str | None) -> Page[RecordedSearch]:
+        """A page of logged searches, newest first, each hit with its grade."""
+        place = (LoggedSearch.created_at, LoggedSearch.id)
+        mine = select(LoggedSearch).where(LoggedSearch.owner_id == check_owner(owner_id), LoggedSearch.corpus == CORPUS)
+        total, found = await self._page(mine, place, limit=check_limit(limit), cursor=cursor)
+        items = [row[0] for row in found[:limit]]
+        graded = await self._grades(owner_id, [search.id for search in items])
+        return Page(
+            items=[_recorded(search, graded) for search in items],
+            total=total,
+            cursor=_write_cursor(items[-1].created_at, items[-1].id) if len(found) > limit else None,
+        )
+
+    async def _page(
+        self, mine: Select[*tuple[Any, ...]], place: tuple[Any, Any], *, limit: int, cursor: str | None
+    ) -> tuple[int, Sequence[Any]]:
+        total = await self._session.scalar(select(func.count()).select_from(mine.subquery())) or 0
+        if cursor is not None:
+            mine = mine.where(tuple_(*place) < tuple_(*_read_cursor(cursor)))
+        rows = await self._session.execute(mine.order_by(*(part.desc() for part in place)).limit(limit + 1))
+        return total, rows.all()
+
+    async def _grades(self, owner_id: str, ids: Sequence[uuid.UUID]) -> dict[tuple[uuid.UUID, uuid.UUID], float]:
+        columns = (SearchFeedback.search_id, SearchFeedback.chunk_id, SearchFeedback.grade)
+        mine = select(*columns).where(SearchFeedback.owner_id == owner_id, SearchFeedback.search_id.in_(ids))
+        return {(search, chunk): grade for search, chunk, grade in await self._session.execute(mine)}
+
+    async def list(
+        self, *, owner_id: str, search_id: uuid.UUID | str | None, limit: int, cursor: str | None
+    ) -> Page[Feedback]:
+        """A page of judgements, the newest first."""
+        # One judgement among those of a moment, by search and chunk together.
+        key = (cast(SearchFeedback.search_id, Text) + cast(SearchFeedback.chunk_id, Text)).label("key")
+        mine = (
+            select(SearchFeedback, LoggedSearch.query, key)
+            .join(LoggedSearch, LoggedSearch.id == SearchFeedback.search_id)
+            .where(SearchFeedback.owner_id == check_owner(owner_id), LoggedSearch.corpus == CORPUS)
+        )
+        if search_id is not None:
+            mine = mine.where(SearchFeedback.search_id == as_uuid("search_id", search_id))
+        total, found = await self._page(
+            mine, (SearchFeedback.updated_at, key.element), limit=check_limit(limit), cursor=cursor
+        )
+        items = found[:limit]
+        return Page(
+            items=[_feedback(row[0], row.query) for row in items],
+            total=total,
+            cursor=_write_cursor(items[-1][0].updated_at, items[-1].key) if len(found) > limit else None,
+        )
+
+    async def judged(self, *, owner_id: str | None) -> Sequence[JudgedQuery]:
+        """Recorded feedback as judged queries: of a query and a document the last grade counts."""
+        mine = (
+            select(
+                LoggedSearch.owner_id, LoggedSearch.query, LoggedSearch.filters,
+                SearchFeedback.id_at_origin, SearchFeedback.grade,
+            )
+            .join(LoggedSearch, LoggedSearch.id == SearchFeedback.search_id)
+            .where(LoggedSearch.corpus == CORPUS, literal_column("true") if owner_id is None
+                   else SearchFeedback.owner_id == check_owner(owner_id))
+            # Of passages that were judged together the best speaks for its document.
+            .order_by(SearchFeedback.updated_at.desc(), SearchFeedback.grade.desc())
+            .limit(MAX_JUDGEMENTS)
+        )  # fmt: skip
+        queries: dict[tuple[str, str, str, bool], JudgedQuery] = {}
+        grades: dict[tuple[str, str, str, bool], dict[Key, float]] = {}
+        for owner, query, filters, origin, grade in await self._session.execute(mine):
+            judged = JudgedQuery(owner_id=owner, query=query, relevant={}, where=from_json(filters))
+            queries.setdefault(judged.identity, judged)
+            grades.setdefault(judged.identity, {}).setdefault(origin, grade)
+        return [
+            JudgedQuery(owner_id=one.owner_id, query=one.query, where=one.where, relevant=grades[identity])
+            for identity, one in queries.items()
+            if any(grade > 0 for grade in grades[identity].values())
+        ]
+
+
+def _named(hits: Sequence[Mapping[str, Any]], given: object) -> Mapping[str, Any]:
+    """The hit of this chunk, or the best of this document."""
+    if not isinstance(given, uuid.UUID):
+        check_id("grades", given, limit=MAX_ORIGIN_BYTES)
+    for name in ("id_at_origin", "chunk_id"):
+        wanted = given if name == "id_at_origin" else str(given).lower()
+        for hit in hits:
+            if hit[name] == wanted:
+                return hit
+    raise ValidationError("grades", f"{given!s:.60} is not among the hits of this search")
+
+
+def _recorded(search: LoggedSearch, grades: Mapping[tuple[uuid.UUID, uuid.UUID], float]) -> RecordedSearch:
+    hits = [
+        RecordedHit(
+            chunk_id=uuid.UUID(hit["chunk_id"]),
+            document_id=uuid.UUID(hit["document_id"]),
+            id_at_origin=hit["id_at_origin"],
+            score=hit["score"],
+            ranks=hit["ranks"],
+            grade=grades.get((search.id, uuid.UUID(hit["chunk_id"]))),
+        )
+        for hit in search.hits
+    ]
+    return RecordedSearch(
+        id=search.id,
+        owner_id=search.owner_id,
+        query=search.query,
+        mode=search.mode,
+        limit=search.hit_limit,
+        filters=search.filters,
+        hits=hits,
+        vector_path=search.vector_path,
+        elapsed_ms=search.elapsed_ms,
+        created_at=search.created_at,
+    )
+
+
+def _feedback(row: SearchFeedback, query: str) -> Feedback:
+    return Feedback(
+        search_id=row.search_id,
+        query=query,
+        chunk_id=row.chunk_id,
+        id_at_origin=row.id_at_origin,
+        grade=row.grade,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def _write_cursor(moment: dt.datetime, key: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps([moment.isoformat(), str(key)]).encode()).decode()
+
+
+def _read_cursor(cursor: str) -> tuple[dt.datetime, Any]:
+    try:
+        moment, key = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+        if len(key) == 36:
+            return dt.datetime.fromisoformat(moment), uuid.UUID(key)
+        uuid.UUID(key[:36]), uuid.UUID(key[36:])
+        return dt.datetime.fromisoformat(moment), key
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValidationError("cursor", "it is not one that this list gave") from error

@@ -1,0 +1,280 @@
+"""Changing the model: a space grows in the shadow, is verified, serves, can be gone back from, and is retired."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar, cast
+
+import tenacity
+from sqlalchemy import CursorResult, Executable, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ..db.copy import STATEMENT_ROWS
+from ..db.database import Service
+from ..db.translate import sqlstate
+from ..errors import ConfigurationError, Conflict, DatabaseError, ValidationError
+from ..settings import Settings
+from . import queue
+from .errors import SpaceNotFound
+from .index import SpaceIndex, index_name, index_states
+from .models import EmbeddingSpace
+from .protocol import Embedder
+from .queue import EmbeddedTable, core_table
+from .spaces import Space, SpaceOptions, SpaceRepository
+from .status import SpaceStatus, read_statuses
+
+Result = TypeVar("Result")
+
+_LOCK_NOT_AVAILABLE = "55P03"
+_LOCK_ATTEMPTS = 10
+_MAY_DROP = text("""
+SELECT current_user AS role, pg_has_role(c.relowner, 'USAGE') AS may
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = :schema AND c.relname = :table
+""")
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """Whether a space may serve; `faults` say in words what is missing, `recall` is None where it was not measured."""
+
+    space: str
+    coverage: float
+    pending: int
+    set_aside: int
+    index: str
+    recall: float | None
+    faults: tuple[str, ...]
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.faults
+
+
+@dataclasses.dataclass(frozen=True)
+class Retirement:
+    """What went with a retired space."""
+
+    space: str
+    vectors: int
+    jobs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelChange:
+    """The steps from one space to another; each holds the table of spaces for a moment, so they follow one another."""
+
+    service: Service
+    table: EmbeddedTable
+    settings: Settings
+
+    async def add(self, embedder: Embedder, options: SpaceOptions, *, is_own: bool) -> Space:
+        """Make the space, and only return when every writer will make jobs in it."""
+
+        async def work(spaces: SpaceRepository) -> Space:
+            serves = is_own and await spaces.default() is None
+            return Space.of(await spaces.add(embedder, options, serves=serves))
+
+        return await self._changing(work, with_writers=True)
+
+    async def verify(self, name: str, *, least_coverage: float = 1.0) -> Verification:
+        """What the space still lacks. Counts the whole table."""
+        status = await self._status(name)
+        return Verification(
+            space=name,
+            coverage=status.coverage,
+            pending=status.pending,
+            set_aside=status.set_aside,
+            index=status.index,
+            recall=None,
+            faults=(*_retired(status), *_lacking(status, least_coverage), *_unindexed(status)),
+        )
+
+    async def cut_over(self, name: str, *, force: bool, least_coverage: float) -> Space:
+        """Let the space serve; Conflict with its faults unless it is ready."""
+        if not force:
+            _require("cut over to", name, (await self.verify(name, least_coverage=least_coverage)).faults)
+
+        async def work(spaces: SpaceRepository) -> Space:
+            space = await spaces.get(name)
+            if space.state == "retired":
+                raise Conflict(f"embedding space {name!r} is retired; add it again with add_space")
+            if not space.is_default:
+                await spaces.serve(space, remember=True)
+            return Space.of(space)
+
+        return await self._changing(work)
+
+    async def roll_back(self, *, force: bool, least_coverage: float) -> Space:
+        """Let the space serve that served before, with its index or, as it may have been before, without one."""
+        async with self.service.session() as session:
+            name = _way_back(await SpaceRepository(session).before()).name
+        if not force:
+            _require("go back to", name, _lacking(await self._status(name), least_coverage))
+
+        async def work(spaces: SpaceRepository) -> Space:
+            space = _way_back(await spaces.before())
+            if space.name != name:
+                raise Conflict(f"another space than {name!r} served before by now; look again")
+            await spaces.serve(space, remember=False)
+            return Space.of(space)
+
+        return await self._changing(work)
+
+    async def retire(self, name: str) -> Retirement:
+        """Give up a space: from now on no jobs, once no process searches it any more no vectors. Can be repeated."""
+        space, was = await self._mark_retired(name)
+        if was != "shadow":
+            # Another process may have asked just before; and what it searches then has begun before the second period.
+            await asyncio.sleep(2 * self.settings.space_refresh)
+        jobs = await self._forget_jobs(space)
+        if await self._has_index(space):
+            await (await self.index_of(name)).drop()
+        vectors = await self._forget_vectors(space)
+        return Retirement(name, vectors, jobs + await self._forget_jobs(space))
+
+    async def index_of(self, name: str) -> SpaceIndex:
+        """The index of a space."""
+        async with self.service.session() as session:
+            space = await SpaceRepository(session).get(name)
+        return SpaceIndex(self.service, core_table(self.table.embeddings).name, space)
+
+    async def _status(self, name: str) -> SpaceStatus:
+        statuses = await read_statuses(self.service, self.table, attempts=self.settings.embedding_attempts)
+        found = next((status for status in statuses if status.name == name), None)
+        if found is None:
+            raise SpaceNotFound(name)
+        return found
+
+    async def _mark_retired(self, name: str) -> tuple[Space, str]:
+        async with self.service.session() as session:
+            found = await SpaceRepository(session).get(name)
+        if await self._has_index(Space.of(found)):
+            await self._require_owner(name)
+
+        async def work(spaces: SpaceRepository) -> tuple[Space, str]:
+            space = await spaces.get(name)
+            if space.is_default:
+                raise Conflict(f"embedding space {name!r} serves; cut over to another one first")
+            was, space.state = space.state, "retired"
+            return Space.of(space), was
+
+        return await self._changing(work, with_writers=True)
+
+    async def _has_index(self, space: Space) -> bool:
+        table = core_table(self.table.embeddings).name
+        name = index_name(table, space.id)
+        async with self.service.session() as session:
+            found = await index_states(session, schema=self.service.schema, table=table)
+        return any(one == name or one.startswith(f"{name}_") for one in found)
+
+    async def _require_owner(self, name: str) -> None:
+        """Before anything is done: what drops an index is the owner, over a connection of its own."""
+        if self.settings.behind_pooler:
+            raise ConfigurationError("a space with an index is retired over a direct connection, not through a pooler")
+        table = core_table(self.table.embeddings).name
+        async with self.service.session() as session:
+            row = (await session.execute(_MAY_DROP, {"schema": self.service.schema, "table": table})).one()
+        if not row.may:
+            raise DatabaseError(
+                f"role {row.role!r} does not own the tables and cannot drop the index of {name!r}; "
+                "retire it as their owner"
+            )
+
+    async def _forget_jobs(self, space: Space) -> int:
+        statement, total = queue.forget_jobs(self.table, space, limit=STATEMENT_ROWS), 0
+        while gone := await self.service.transaction(lambda session: _rows(session, statement)):
+            total += gone
+        return total
+
+    async def _forget_vectors(self, space: Space) -> int:
+        total = 0
+        after: tuple[str, uuid.UUID] | None = None
+
+        async def work(session: AsyncSession) -> tuple[int, str | None, uuid.UUID | None]:
+            page = queue.forget_vectors(self.table, space, after=after, limit=STATEMENT_ROWS)
+            number, owner_id, chunk_id = (await session.execute(page)).one()
+            return number, owner_id, chunk_id
+
+        while True:
+            number, owner_id, chunk_id = await self.service.transaction(work)
+            total += number
+            if owner_id is None or chunk_id is None:
+                return total
+            after = owner_id, chunk_id
+
+    async def _changing(
+        self, work: Callable[[SpaceRepository], Awaitable[Result]], *, with_writers: bool = False
+    ) -> Result:
+        """Run `work` while nobody else changes spaces; waits briefly and often, so that no queue of writers forms."""
+        seconds = self.settings.ddl_lock_timeout
+
+        async def attempt(session: AsyncSession) -> Result:
+            spaces = SpaceRepository(session)
+            await spaces.lock(with_writers=with_writers, seconds=seconds)
+            return await work(spaces)
+
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(_lock_was_taken),
+            stop=tenacity.stop_after_attempt(_LOCK_ATTEMPTS),
+            wait=tenacity.wait_random(0.1, 1.0),
+            reraise=True,
+        )
+        try:
+            return await retrying(self.service.transaction, attempt)
+        except DBAPIError as error:
+            if not _lock_was_taken(error):
+                raise
+            raise Conflict("transactions that write or change spaces take too long; try again later") from error
+
+
+async def _rows(session: AsyncSession, statement: Executable) -> int:
+    return cast("CursorResult[object]", await session.execute(statement)).rowcount
+
+
+def _lock_was_taken(error: BaseException) -> bool:
+    return isinstance(error, DBAPIError) and sqlstate(error) == _LOCK_NOT_AVAILABLE
+
+
+def _way_back(space: EmbeddingSpace | None) -> EmbeddingSpace:
+    if space is None:
+        raise Conflict("no other space served before this one")
+    if space.state == "retired":
+        raise Conflict(f"embedding space {space.name!r} served before, and is retired")
+    return space
+
+
+def _require(what: str, name: str, faults: Sequence[str]) -> None:
+    if faults:
+        raise Conflict(f"cannot {what} {name!r}: {'; '.join(faults)}")
+
+
+def _retired(status: SpaceStatus) -> list[str]:
+    return ["it is retired; add_space makes it anew"] if status.state == "retired" else []
+
+
+def _unindexed(status: SpaceStatus) -> list[str]:
+    if status.index in ("none", "ready"):
+        return []
+    return [f"its {status.index_method} index is {status.index}: build_index builds it"]
+
+
+def _lacking(status: SpaceStatus, least_coverage: float) -> list[str]:
+    if not 0 <= least_coverage <= 1:
+        raise ValidationError("least_coverage", f"it is a share from 0 to 1, not {least_coverage!r}")
+    if status.coverage >= least_coverage:
+        return []
+    lost = status.wanted - status.covered - status.pending - status.set_aside
+    verbs = {
+        "have neither vector nor job: backfill queues them": lost,
+        "wait for their vector: process_pending embeds them": status.pending,
+        "were set aside after failing: retry_set_aside takes them up again": status.set_aside,
+    }
+    said = [f"{number:,} of {status.wanted:,} rows {verb}" for verb, number in verbs.items() if number > 0]
+    # A job beside a vector, which a worker is about to find, would hide a row that has neither.
+    return said or [f"{status.wanted - status.covered:,} of {status.wanted:,} rows have no vector"]

@@ -1,0 +1,160 @@
+"""Binary quantization: the index over bits, re-ranked by the vectors, beside the index over the vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import text
+
+from llmstack.db import Database, Service
+from llmstack.db.migrate import upgrade
+from llmstack.documents import Chunk
+from llmstack.documents.models import ChunkEmbedding
+from llmstack.documents.queries import CORPUS
+from llmstack.embeddings import EmbeddingSpace
+from llmstack.embeddings.index import SpaceIndex
+from llmstack.embeddings.vectors import source_of
+from llmstack.search import SearchOptions, VectorSource, hybrid
+from llmstack.search.vectors import vector_text
+from llmstack.settings import Settings
+
+Floats = NDArray[np.float32]
+ROWS, QUERIES, CANDIDATES = 20_000, 200, 100
+DIMENSIONS = (256, 1024)
+OVERSAMPLING = (2, 4, 8)
+_CLUSTERS, _LATENT = 200, 100
+_CHUNKS = (
+    """
+    INSERT INTO documents (id, owner_id, id_at_origin, name, document_type, language, content_hash, content_bytes,
+                           chunking)
+    VALUES (gen_random_uuid(), 'bench', 'D', 'D', 'text', 'simple', 'x', 1, '{}')""",
+    """
+    INSERT INTO chunks (id, owner_id, document_id, position, content, language, token_count, start_offset, end_offset,
+                        content_hash)
+    SELECT given, 'bench', documents.id, number, 'w', 'simple', 1, 0, 1, given::text::bytea
+    FROM documents, unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS given (given, number)""",
+)
+
+
+def vectors(rows: int, dimensions: int, *, seed: int) -> Floats:
+    """Unit vectors in overlapping clusters of a hundred-dimensional space, turned into more dimensions, with noise."""
+    world, own = np.random.default_rng(11), np.random.default_rng(seed)
+    centres = world.standard_normal((_CLUSTERS, _LATENT))
+    turn = world.standard_normal((_LATENT, dimensions)) / np.sqrt(_LATENT)
+    latent = centres[own.integers(_CLUSTERS, size=rows)] + 1.5 * own.standard_normal((rows, _LATENT))
+    found: Floats = (latent @ turn + 0.3 * own.standard_normal((rows, dimensions))).astype(np.float32)
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    return found
+
+
+async def measure(url: str, *, rows: int = ROWS, dimensions: Sequence[int] = DIMENSIONS) -> list[dict[str, Any]]:
+    """A row for each index and dimension: its size and build, and the searches of one owner with all of the rows."""
+    found: list[dict[str, Any]] = []
+    async with Database(url, settings=Settings(statement_timeout=0)) as database:
+        for length in dimensions:
+            schema = f"quantization_{length}"
+            await upgrade(database.engine, schema=schema)
+            found += await _of_dimensions(database.service(schema), rows=rows, dimensions=length)
+    return found
+
+
+async def _of_dimensions(service: Service, *, rows: int, dimensions: int) -> list[dict[str, Any]]:
+    stored, asked = vectors(rows, dimensions, seed=1), vectors(QUERIES, dimensions, seed=2)
+    ids = sorted(uuid.uuid4() for _ in range(rows))
+    halves = stored.astype(np.float16).astype(np.float32)
+    truth = [[ids[row] for row in np.argsort(-(halves @ query))[:CANDIDATES]] for query in asked]
+    found = []
+    async with service.session() as session:
+        await session.execute(
+            text("SELECT set_config('search_path', quote_ident(:s) || ', public', true)"), {"s": service.schema}
+        )
+        await session.execute(text(_CHUNKS[0]))
+        await session.execute(text(_CHUNKS[1]), {"ids": ids})
+        await session.commit()
+    for quantization in (None, "binary"):
+        space = await _space(service, dimensions, quantization)
+        await _load(service, space, ids, stored)
+        index = SpaceIndex(service, "chunk_embeddings", space)
+        began = time.perf_counter()
+        await index.build()
+        built = {"build_s": time.perf_counter() - began, "index_mb": await _megabytes(service, index.name)}
+        source = source_of(space, ChunkEmbedding)
+        about = {"dimensions": dimensions, "rows": rows}
+        if quantization is None:
+            exact = await _searches(service, source, asked, truth, exact_rows=rows)
+            found.append({**about, "index": "none, exact", **exact})
+            found.append({**about, "index": "hnsw", **built, **await _searches(service, source, asked, truth)})
+        else:
+            for times in OVERSAMPLING:
+                taken = dataclasses.replace(source, oversampling=times)
+                name = f"bits, {times} times"
+                found.append({**about, "index": name, **built, **await _searches(service, taken, asked, truth)})
+        await index.drop()
+    return found
+
+
+async def _space(service: Service, dimensions: int, quantization: str | None) -> EmbeddingSpace:
+    space = EmbeddingSpace(
+        name=quantization or "full", provider="bench", model="bench", dimensions=dimensions, quantization=quantization
+    )
+    async with service.session() as session:
+        session.add(space)
+        await session.flush()
+        await session.refresh(space)
+        await session.commit()
+    return space
+
+
+async def _load(service: Service, space: EmbeddingSpace, ids: Sequence[uuid.UUID], stored: Floats) -> None:
+    async with service.engine.begin() as connection:
+        await connection.execute(text("CREATE TEMP TABLE given (id uuid, vector text) ON COMMIT DROP"))
+        driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
+        records = ((id_, vector_text(vector.tolist())) for id_, vector in zip(ids, stored, strict=True))
+        await driver.copy_records_to_table("given", records=records)
+        await connection.execute(
+            text("SELECT set_config('search_path', quote_ident(:s) || ', public', true)"), {"s": service.schema}
+        )
+        await connection.execute(
+            text(
+                "INSERT INTO chunk_embeddings (owner_id, chunk_id, space_id, embedding) "
+                "SELECT 'bench', id, :space, vector::halfvec FROM given"
+            ),
+            {"space": space.id},
+        )
+    async with service.single_statements() as session:
+        await session.execute(text("ANALYZE"))
+
+
+async def _megabytes(service: Service, name: str) -> float:
+    statement = text("SELECT sum(pg_relation_size(oid)) / 2 ^ 20 FROM pg_class WHERE starts_with(relname, :name)")
+    async with service.single_statements() as session:
+        return float(await session.scalar(statement, {"name": f"{name}_p"}) or 0.0)
+
+
+async def _searches(
+    service: Service, source: VectorSource, asked: Floats, truth: Sequence[Sequence[uuid.UUID]], *, exact_rows: int = 0
+) -> dict[str, Any]:
+    options, took, found = SearchOptions(candidates=CANDIDATES, exact_rows=exact_rows), [], []
+    async with service.single_statements() as session:
+        for query in asked:
+            statement = hybrid(
+                Chunk, corpus=CORPUS, owner_id="bench", vector=query.tolist(), source=source, limit=CANDIDATES,
+                options=options,
+            )  # fmt: skip
+            began = time.perf_counter()
+            rows = (await session.execute(statement)).all()
+            took.append(time.perf_counter() - began)
+            found.append([row.id for row in rows])
+    shares = {k: [len(set(f[:k]) & set(t[:k])) / k for f, t in zip(found, truth, strict=True)] for k in (10, 100)}
+    return {
+        "p50_ms": float(np.median(took)) * 1000,
+        "recall@10": float(np.mean(shares[10])),
+        "recall@100": float(np.mean(shares[100])),
+    }

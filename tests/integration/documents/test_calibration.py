@@ -1,0 +1,327 @@
+"""Calibration on corpora where it is known what it must find."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from document_support import MakeStack, added, document, vector_of
+from sqlalchemy import func, select, text, update
+
+from llmstack import LLMStack
+from llmstack.db import CorpusStatistics, Database, migrate
+from llmstack.documents import CalibrationNotFound, Chunk, JudgedQuery
+from llmstack.embeddings import CallableEmbedder
+from llmstack.errors import Conflict, ValidationError
+from llmstack.search import Weighted
+from llmstack.search.calibration import ALPHAS, TextSettings, fused, ndcg
+from llmstack.settings import Settings
+
+COUNT = 60
+
+
+def text_of(number: int) -> str:
+    rng = random.Random(number)
+    return " ".join([f"subject{number}", *(f"filler{rng.randrange(40)}" for _ in range(30))])
+
+
+def judged(numbers: Sequence[int], **more: Any) -> list[JudgedQuery]:
+    return [
+        JudgedQuery(owner_id="acme", query=f"subject{number} filler{number % 40}", relevant={str(number): 1}, **more)
+        for number in numbers
+    ]
+
+
+def noise(content: str) -> list[float]:
+    rng = random.Random(content)
+    return [rng.gauss(0, 1) for _ in range(16)]
+
+
+def embedder_of(vector: Any, *, dimensions: int) -> CallableEmbedder:
+    return CallableEmbedder(lambda texts: [vector(one) for one in texts], name="test", dimensions=dimensions)
+
+
+@pytest.fixture
+async def noisy(make_stack: MakeStack) -> LLMStack:
+    """Vectors that mean nothing beside words that tell everything."""
+    stack = make_stack(embedder=embedder_of(noise, dimensions=16))
+    await added(stack, [document(str(number), text_of(number)) for number in range(COUNT)])
+    await stack.documents.refresh_statistics()
+    return stack
+
+
+async def quality(stack: LLMStack, numbers: Sequence[int], alpha: float) -> float:
+    total = 0.0
+    for number in numbers:
+        hits = await stack.documents.search(
+            owner_id="acme", query=f"subject{number} filler{number % 40}", fusion=Weighted(alpha=alpha)
+        )
+        units = {hit.chunk_id: hit.id_at_origin for hit in hits}
+        total += ndcg([hit.chunk_id for hit in hits], units, {str(number): 1.0})
+    return total / len(numbers)
+
+
+async def settings_of(stack: LLMStack) -> tuple[Any, ...]:
+    async with stack.service.session() as session:
+        row = (
+            await session.execute(
+                select(CorpusStatistics.fusion_alpha, CorpusStatistics.bm25_k1, CorpusStatistics.bm25_b)
+            )
+        ).one()
+    return tuple(None if value is None else round(value, 4) for value in row)
+
+
+async def test_where_vectors_are_noise_alpha_goes_down_and_held_out_queries_rise(noisy: LLMStack) -> None:
+    found = await noisy.documents.calibrate(judged(range(30)), tune_text=False)
+    assert found.before.alpha is None
+    assert found.after.alpha is not None
+    assert found.after.alpha < 0.5
+    assert (await settings_of(noisy))[0] == found.after.alpha
+    held_out = range(30, COUNT)
+    assert await quality(noisy, held_out, found.after.alpha) > await quality(noisy, held_out, 0.5) + 0.01
+    evidence = found.evidence["alpha"]
+    assert evidence["gain"] > evidence["standard_error"]
+    assert found.evidence["queries"] == 30
+    assert found.evidence["source"] == "given"
+
+
+async def test_where_nothing_differs_the_default_stays_and_is_recorded(make_stack: MakeStack) -> None:
+    stack = make_stack(embedder=embedder_of(vector_of, dimensions=64))
+    await added(stack, [document(str(number), f"subject{number}") for number in range(25)])
+    found = await stack.documents.calibrate(judged(range(25)))
+    assert not found.changed
+    assert await settings_of(stack) == (None, 1.2, 0.75)
+    (kept,) = await stack.documents.calibrations()
+    assert (kept.id, kept.after) == (found.id, found.before)
+
+
+async def test_fewer_than_twenty_queries_are_refused_and_counted(noisy: LLMStack) -> None:
+    with pytest.raises(ValidationError, match="19 judged queries are too few; 20 are needed"):
+        await noisy.documents.calibrate(judged(range(19)))
+    # The same query twice is one.
+    with pytest.raises(ValidationError, match="19 judged queries are too few"):
+        await noisy.documents.calibrate([*judged(range(19)), *judged(range(5))])
+    with pytest.raises(ValidationError, match="0 judged queries are too few"):
+        await noisy.documents.calibrate()
+    assert await noisy.documents.calibrations() == []
+
+
+async def test_a_dry_run_changes_and_stores_nothing(noisy: LLMStack) -> None:
+    found = await noisy.documents.calibrate(judged(range(30)), dry_run=True)
+    assert found.id is None
+    assert found.changed
+    assert (await settings_of(noisy))[0] is None
+    assert await noisy.documents.calibrations() == []
+
+
+async def test_undoing_puts_the_former_settings_back_one_calibration_at_a_time(noisy: LLMStack) -> None:
+    first = await noisy.documents.calibrate(judged(range(30)), tune_text=False)
+    second = await noisy.documents.calibrate(judged(range(30)), tune_text=False)
+    assert second.before == first.after
+    assert (await noisy.documents.undo_calibration()).id == second.id
+    assert (await settings_of(noisy))[0] == first.after.alpha
+    undone = await noisy.documents.undo_calibration()
+    assert undone.undone_at is not None
+    assert (await settings_of(noisy))[0] is None
+    assert [one.id for one in await noisy.documents.calibrations()] == [second.id, first.id]
+    with pytest.raises(CalibrationNotFound):
+        await noisy.documents.undo_calibration()
+
+
+async def test_two_schemas_share_no_calibration(noisy: LLMStack, llmstack_database: Database) -> None:
+    await migrate.upgrade(llmstack_database.engine, schema="support")
+    other = LLMStack(engine=llmstack_database.engine, schema="support", embedder=embedder_of(noise, dimensions=16))
+    await noisy.documents.calibrate(judged(range(30)), tune_text=False)
+    assert await other.documents.calibrations() == []
+    async with other.service.session() as session:
+        assert await session.scalar(select(func.count()).select_from(CorpusStatistics)) == 0
+    with pytest.raises(CalibrationNotFound):
+        await other.documents.undo_calibration()
+    await other.close()
+
+
+async def test_one_process_calibrates_at_a_time(noisy: LLMStack) -> None:
+    async with noisy.documents._calibrator._alone():
+        with pytest.raises(Conflict, match="is being calibrated by another process"):
+            await noisy.documents.calibrate(judged(range(30)))
+    assert (await noisy.documents.calibrate(judged(range(30)))).changed
+
+
+async def test_settings_that_change_meanwhile_are_not_overwritten(
+    noisy: LLMStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrator = noisy.documents._calibrator
+    run = calibrator.legs
+
+    async def meanwhile(queries: Any, *, tune_text: bool) -> Any:
+        async with noisy.service.session() as session:
+            await session.execute(update(CorpusStatistics).values(bm25_k1=2.0))
+            await session.commit()
+        return await run(queries, tune_text=tune_text)
+
+    monkeypatch.setattr(calibrator, "legs", meanwhile)
+    with pytest.raises(Conflict, match="changed while they were calibrated"):
+        await noisy.documents.calibrate(judged(range(30)))
+    assert await settings_of(noisy) == (None, 2.0, 0.75)
+
+
+async def test_the_ranking_of_every_alpha_is_that_of_the_statement(make_stack: MakeStack) -> None:
+    stack = make_stack()
+    await added(stack, [document(str(number), text_of(number % 25)) for number in range(40)])
+    await stack.documents.refresh_statistics()
+    queries = judged(range(8))
+    found = await stack.documents._calibrator.legs(queries, tune_text=False)
+    for one, legs in zip(queries, found, strict=True):
+        for alpha, ranked in zip(ALPHAS, fused(legs.text, legs.vector, ALPHAS), strict=True):
+            hits = await stack.documents.search(owner_id="acme", query=one.query, alpha=alpha, limit=100)
+            assert [hit.chunk_id for hit in hits] == ranked, alpha
+
+
+async def test_bm25_by_arithmetic_is_that_of_the_index(make_stack: MakeStack) -> None:
+    stack = make_stack(embedder="none")
+    await added(
+        stack,
+        [
+            document(str(number), text_of(number), document_name=f"About subject{number} and filler{number % 7}")
+            for number in range(COUNT)
+        ],
+    )
+    await stack.documents.refresh_statistics()
+    for k1, b, weight in ((1.2, 0.75, 1.0), (0.9, 0.4, 4.0), (1.6, 0.0, 0.0)):
+        await stack.documents.reweigh(k1=k1, b=b, context_weight=weight, average_length=20.0)
+        for legs in await stack.documents._calibrator.legs(judged(range(5)), tune_text=True):
+            counted = {row.id: row.score(TextSettings(k1, b, weight), 20.0) for row in legs.pool}
+            assert legs.text
+            for key, score in legs.text.items():
+                assert counted[key] == pytest.approx(score, abs=2e-3)
+
+
+async def titled(stack: LLMStack) -> list[JudgedQuery]:
+    """A word in the title is what a text is about; in the text of others it stands more often."""
+    inputs = []
+    for number in range(40):
+        inputs.append(document(f"about{number}", "filler " * 30, document_name=f"Guide topic{number}"))
+        inputs.append(document(f"beside{number}", f"topic{number} " * 3 + "filler " * 20, document_name="Guide other"))
+    await added(stack, inputs)
+    await stack.documents.refresh_statistics()
+    return [
+        JudgedQuery(owner_id="acme", query=f"topic{number}", relevant={f"about{number}": 1}) for number in range(40)
+    ]
+
+
+async def weighed_by(stack: LLMStack) -> set[float]:
+    async with stack.service.session() as session:
+        return set(await session.scalars(select(Chunk.bm25_context_weight).distinct()))
+
+
+async def test_a_title_that_tells_more_is_given_more_weight_and_rows_are_rewritten(make_stack: MakeStack) -> None:
+    stack = make_stack(embedder="none")
+    queries = await titled(stack)
+    found = await stack.documents.calibrate(queries[:25])
+    assert found.after.context_weight > 1
+    assert await weighed_by(stack) == {found.after.context_weight}
+    assert "alpha" not in found.evidence
+    for one in queries[25:]:
+        hits = await stack.documents.search(owner_id="acme", query=one.query)
+        assert [hits[0].id_at_origin] == list(one.relevant)
+    await stack.documents.undo_calibration()
+    assert await weighed_by(stack) == {1.0}
+
+
+async def test_an_unfinished_rewrite_is_resumed_by_reweigh(make_stack: MakeStack) -> None:
+    stack = make_stack(embedder="none")
+    await titled(stack)
+    assert await stack.documents.reweigh(context_weight=3) == 80
+    async with stack.service.session() as session:
+        await session.execute(text("UPDATE llmstack.chunks SET bm25_context_weight = 1 WHERE position = 0 AND id IN "
+                                   "(SELECT id FROM llmstack.chunks LIMIT 7)"))  # fmt: skip
+        await session.commit()
+    assert await stack.documents.reweigh() == 7
+    assert await weighed_by(stack) == {3.0}
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("k1", -0.1), ("k1", 10.5), ("k1", float("nan")), ("k1", True), ("k1", "1"), ("b", 1.01), ("b", -1),
+        ("average_length", 0), ("average_length", -5), ("average_length", float("inf")), ("context_weight", 101),
+        ("context_weight", -1),
+    ],
+)  # fmt: skip
+async def test_a_parameter_that_bm25_cannot_have_is_refused_by_name(
+    stack: LLMStack, parameter: str, value: Any
+) -> None:
+    with pytest.raises(ValidationError, match=f"^{parameter}: it must be"):
+        await stack.documents.reweigh(**{parameter: value})
+
+
+async def test_new_rows_are_weighed_as_the_corpus_was_told(make_stack: MakeStack) -> None:
+    stack = make_stack(embedder="none")
+    assert await stack.documents.reweigh(k1=0.9, b=0.4, average_length=30, context_weight=2) == 0
+    await added(stack, [document("1")])
+    columns = (Chunk.bm25_k1, Chunk.bm25_b, Chunk.bm25_average_length, Chunk.bm25_context_weight)
+    async with stack.service.session() as session:
+        row = (await session.execute(select(*columns))).one()
+    assert tuple(round(value, 4) for value in row) == (0.9, 0.4, 30.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"relevant": {}}, "nothing is relevant"),
+        ({"relevant": {"1": 0}}, "nothing is relevant"),
+        ({"relevant": {"1": -1}}, "a grade is a number"),
+        ({"relevant": {"1": float("nan")}}, "a grade is a number"),
+        ({"relevant": {"1": True}}, "a grade is a number"),
+        ({"relevant": ["1"]}, "it is a mapping"),
+        ({"relevant": {7: 1}}, "it must be a text"),
+        ({"query": "  "}, "it is empty"),
+        ({"query": "a\x00"}, "NUL"),
+        ({"owner_id": ""}, "it is empty"),
+    ],
+)
+async def test_a_judgement_that_means_nothing_is_refused(noisy: LLMStack, change: dict[str, Any], message: str) -> None:
+    bad = JudgedQuery(**{"owner_id": "acme", "query": "q", "relevant": {"1": 1}, **change})
+    with pytest.raises(ValidationError, match=message):
+        await noisy.documents.calibrate([*judged(range(25)), bad])
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"minimum": 1}, {"minimum": 2.5}, {"standard_errors": -1}, {"standard_errors": float("nan")},
+        {"standard_errors": "1"}, {"owner_id": "acme"},
+    ],
+)  # fmt: skip
+async def test_a_rule_that_cannot_be_is_refused(noisy: LLMStack, rule: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(rule))):
+        await noisy.documents.calibrate(judged(range(25)), **rule)
+
+
+async def test_chunks_can_be_judged_and_absent_ones_are_only_never_found(noisy: LLMStack) -> None:
+    queries = []
+    for one in judged(range(25)):
+        hits = await noisy.documents.search(owner_id="acme", query=one.query, mode="text", limit=1)
+        queries.append(JudgedQuery(owner_id="acme", query=one.query, relevant={hits[0].chunk_id: 2, uuid.uuid4(): 1}))
+    found = await noisy.documents.calibrate(queries, tune_text=False)
+    assert found.after.alpha is not None
+    assert found.after.alpha < 0.5
+
+
+async def test_searches_go_on_while_it_calibrates(noisy: LLMStack) -> None:
+    running = asyncio.create_task(noisy.documents.calibrate(judged(range(30))))
+    searched = 0
+    while not running.done():
+        assert await noisy.documents.search(owner_id="acme", query="subject1")
+        searched += 1
+    await running
+    assert searched > 3
+
+
+async def test_settings_are_checked() -> None:
+    with pytest.raises(ValueError, match="search_log_retention"):
+        Settings(search_log_retention=0)
