@@ -97,7 +97,7 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure quality and speed side by side; prints a table and writes JSON."""
+    """Measure quality, speed, ingest and peers side by side; prints tables and writes JSON."""
     session.install("-e", ".[all]", "bm25s", "numpy")
     session.run("python", "-m", "tests.benchmarks", *session.posargs)
 

@@ -1,4 +1,4 @@
-"""Quality, speed, ingest and peers, measured side by side on a server of its own."""
+"""Quality, stages, speed, ingest, peers and quantization, measured side by side on a server of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from llmstack.db import embedded
 
-from . import bars, ingest, quality, report, speed
+from . import bars, ingest, quality, quantization, report, speed, stages
 from .corpora import Corpus, Generator, Passage
 from .peers import run as peers
 
@@ -56,6 +56,18 @@ async def _quality(bench: Bench) -> None:
         sys.stdout.write(f"quality: skipped, there are no collections in {bench.collections}\n")
     for collection in found:
         bench.show("quality", f"quality, {collection.name}", await quality.measure(bench.url, collection))
+
+
+async def _stages(bench: Bench) -> None:
+    """On what the quality part has loaded."""
+    if "quality" not in bench.results:
+        await _quality(bench)
+    for collection in quality.collections(bench.collections):
+        bench.show("stages", f"stages, {collection.name}", await stages.measure(bench.url, collection))
+
+
+async def _quantization(bench: Bench) -> None:
+    bench.show("quantization", "binary quantization", await quantization.measure(bench.url))
 
 
 async def _synthetic(bench: Bench) -> None:
@@ -112,9 +124,11 @@ async def _peers(bench: Bench) -> None:
 Part = Callable[[Bench], Awaitable[None]]
 PARTS: dict[str, Part] = {
     "quality": _quality,
+    "stages": _stages,
     "speed": _synthetic,
     "ingest": _synthetic,
     "peers": _peers,
+    "quantization": _quantization,
 }
 """What can be asked for, in the order of running; a new part is a line here. Parts of one function run once."""
 

@@ -143,11 +143,11 @@ async def one_at_a_time(
     times: dict[str, list[float]] = {name: [] for name in contenders}
     found: dict[str, list[int]] = {name: [] for name in contenders}
     for search in contenders.values():
-        await _drain(search, queries, 1, [], [])
+        await drain(search, queries, 1, [], [])
     order = list(contenders)
     for turn, query in enumerate(queries):
         for name in order if turn % 2 else order[::-1]:
-            await _drain(contenders[name], [query], 1, times[name], found[name])
+            await drain(contenders[name], [query], 1, times[name], found[name])
     first = np.array(times[order[0]])
     return [
         {
@@ -168,13 +168,10 @@ async def at_once(
     spans: dict[str, float] = dict.fromkeys(contenders, 0.0)
     found: dict[str, list[int]] = {name: [] for name in contenders}
     for search in contenders.values():
-        await _drain(search, queries, concurrency, [], [])
+        await drain(search, queries, concurrency, [], [])
     for turn in range(4):
         for name, search in contenders.items():
-            share = queries[turn::4]
-            started = time.perf_counter()
-            await _drain(search, share, concurrency, times[name], found[name])
-            spans[name] += time.perf_counter() - started
+            spans[name] += await drain(search, queries[turn::4], concurrency, times[name], found[name])
     order = list(contenders)
     return [
         {
@@ -187,9 +184,10 @@ async def at_once(
     ]  # fmt: skip
 
 
-async def _drain(
+async def drain(
     search: Search, queries: Sequence[Passage], concurrency: int, times: list[float], found: list[int]
-) -> None:
+) -> float:
+    """Answer the queries, several at a time; times and rows go to the lists, the seconds for all are returned."""
     waiting = iter(queries)
 
     async def worker() -> None:
@@ -199,7 +197,9 @@ async def _drain(
             times.append(time.perf_counter() - started)
             found.append(rows)
 
+    began = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(concurrency)))
+    return time.perf_counter() - began
 
 
 async def _recall(

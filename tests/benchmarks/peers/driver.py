@@ -3,7 +3,8 @@
 Commands come as lines of JSON, answers go as lines of JSON:
     {"do": "ingest", "count": n}                                   -> {"seconds": s, "chunks": n}
     {"do": "load", "owners": n}                                    -> {"seconds": s}
-    {"do": "search", "mode": m, "concurrency": c, "owners": n}     -> {"times": [...], "span": s, "found": [[...], ...]}
+    {"do": "search", "mode": m, "concurrency": c, "owners": n, "turn": t, "turns": n}
+        -> {"times": [...], "span": s, "found": [[...], ...]} for every n-th query from the t-th on
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ async def writing(add: Callable[[int], Awaitable[int]], count: int) -> int:
 async def _searched(contender: Contender, material: Material, command: dict[str, Any]) -> dict[str, Any]:
     times: dict[int, float] = {}
     found: dict[int, list[int]] = {}
-    waiting = iter(enumerate(material.queries))
+    asked = list(enumerate(material.queries))[command["turn"] :: command["turns"]]
+    waiting = iter(asked)
 
     async def worker() -> None:
         for number, query in waiting:
@@ -116,10 +118,12 @@ async def _searched(contender: Contender, material: Material, command: dict[str,
     started = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(command["concurrency"])))
     span = time.perf_counter() - started
+    numbers = [number for number, _ in asked]
     return {
-        "times": [times[number] for number in range(len(material.queries))], "span": span,
-        "found": [found[number] for number in range(len(material.queries))],
-    }  # fmt: skip
+        "times": [times[number] for number in numbers],
+        "span": span,
+        "found": [found[number] for number in numbers],
+    }
 
 
 async def _answer(contender: Contender, material: Material, command: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .environments import HERE, PEERS, Peer, make, variables
 
 SAMPLE = 2_000
 CONCURRENCIES = (1, 8)
+TURNS = 10
 Rows = list[dict[str, Any]]
 
 
@@ -164,45 +166,61 @@ async def _ingested(peer: Peer, environments: Path, url: str, material: Path) ->
     return []
 
 
+@dataclass
+class _Answers:
+    """What one of two contenders took and found, query by query."""
+
+    times: list[float] = field(default_factory=list)
+    found: list[Any] = field(default_factory=list)
+    span: float = 0.0
+
+    def row(self, who: str, labels: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+        return {"who": who, **labels, **quantiles(self.times), "qps": len(self.times) / self.span,
+                "rows": float(np.mean(rows))}  # fmt: skip
+
+
 async def _side_by_side(
     url: str, peer: Peer, remote: Remote, modes: Sequence[str], schema: str, owners: int, queries: Sequence[Passage],
     generator: Generator, corpus: Corpus,
 ) -> Rows:  # fmt: skip
     rows: Rows = []
     async with LLMStack.open(url, schema=schema, embedder=Computed(generator), settings=settings()) as stack:
-        for mode in speed.MODES:
+        for mode in (mode for mode in speed.MODES if mode in modes):
             for concurrency in CONCURRENCIES:
-                labels = {"chunks": len(corpus), "owners": owners, "mode": mode}
-                ours = {"llmstack": speed.ours(stack, mode, owners)}
-                measured = (
-                    await speed.one_at_a_time(ours, queries, labels=labels)
-                    if concurrency == 1
-                    else await speed.at_once(ours, queries, concurrency=concurrency, labels=labels)
-                )
-                rows += measured
-                if mode in modes:
-                    wanted = {"do": "search", "mode": mode, "concurrency": concurrency, "owners": owners}
-                    await remote.ask(**wanted)
-                    answer = await remote.ask(**wanted)
-                    rows.append(_row(peer.name, labels, concurrency, answer, measured[0], queries, generator, corpus))
+                labels = {"chunks": len(corpus), "owners": owners, "mode": mode, "concurrency": concurrency}
+                ours, theirs = await _in_turns(speed.ours(stack, mode, owners), remote, labels, queries)
+                row = ours.row("llmstack", labels, ours.found)
+                rows += [row, theirs.row(peer.name, labels, [len(found) for found in theirs.found])]
+                rows[-1] |= {
+                    "llmstack_p50_times_better": rows[-1]["p50"] / row["p50"],
+                    "llmstack_qps_times": row["qps"] / rows[-1]["qps"],
+                }
+                if mode == "vector":
+                    rows[-1]["recall@10"] = _recall(theirs, owners, queries, generator, corpus)
     return rows
 
 
-def _row(
-    who: str, labels: dict[str, Any], concurrency: int, answer: dict[str, Any], ours: dict[str, Any],
-    queries: Sequence[Passage], generator: Generator, corpus: Corpus,
-) -> dict[str, Any]:  # fmt: skip
-    times = quantiles(answer["times"])
-    rate = len(queries) / answer["span"]
-    row = {
-        "who": who, **labels, "concurrency": concurrency, **times, "qps": rate,
-        "rows": float(np.mean([len(found) for found in answer["found"]])),
-        "llmstack_p50_times_better": times["p50"] / ours["p50"], "llmstack_qps_times": ours["qps"] / rate,
-    }  # fmt: skip
-    if labels["mode"] == "vector" and concurrency == 1:
-        owners = labels["owners"]
-        row["recall@10"] = float(np.mean([
-            recall(corpus, generator.vector(query.text), places_of(owner_of(query, owners), owners, len(corpus)), found)
-            for query, found in zip(queries, answer["found"], strict=True)
-        ]))  # fmt: skip
-    return row
+async def _in_turns(
+    search: speed.Search, remote: Remote, labels: dict[str, Any], queries: Sequence[Passage]
+) -> tuple[_Answers, _Answers]:
+    """Every n-th query in each turn, first the one and then the other, after a turn that does not count."""
+    ours, theirs = _Answers(), _Answers()
+    wanted = {"do": "search", "mode": labels["mode"], "concurrency": labels["concurrency"], "owners": labels["owners"]}
+    await remote.ask(**wanted, turn=0, turns=1)
+    await speed.drain(search, queries, labels["concurrency"], [], [])
+    for turn in range(TURNS):
+        share = queries[turn::TURNS]
+        ours.span += await speed.drain(search, share, labels["concurrency"], ours.times, ours.found)
+        answer = await remote.ask(**wanted, turn=turn, turns=TURNS)
+        theirs.span += answer["span"]
+        theirs.times += answer["times"]
+        theirs.found += answer["found"]
+    return ours, theirs
+
+
+def _recall(answers: _Answers, owners: int, queries: Sequence[Passage], generator: Generator, corpus: Corpus) -> float:
+    asked = [query for turn in range(TURNS) for query in queries[turn::TURNS]]
+    return float(np.mean([
+        recall(corpus, generator.vector(query.text), places_of(owner_of(query, owners), owners, len(corpus)), found)
+        for query, found in zip(asked, answers.found, strict=True)
+    ]))  # fmt: skip
