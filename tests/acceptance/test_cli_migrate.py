@@ -7,7 +7,7 @@ from cli_support import CommandLine
 from llmstack.db.schemas import quote
 from llmstack.testing import servers
 
-NEWEST = {"kernel": 1, "embeddings": 2, "documents": 1}
+NEWEST = {"kernel": 2, "embeddings": 2, "documents": 2}
 
 
 def test_a_schema_is_migrated_once_and_then_up_to_date(fresh: CommandLine) -> None:
@@ -18,13 +18,15 @@ def test_a_schema_is_migrated_once_and_then_up_to_date(fresh: CommandLine) -> No
 
 
 def test_one_module_can_be_migrated_with_what_it_needs(fresh: CommandLine) -> None:
+    def pending() -> dict[str, int]:
+        modules = fresh.run("migrate", "status", "--json").json["llmstack"]
+        return {one["module"]: one["pending"] for one in modules}
+
     assert fresh.run("migrate", "--module", "embeddings").status == 0
-    modules = fresh.run("migrate", "status", "--json").json["llmstack"]
-    assert {one["module"]: one["pending"] for one in modules} == {
-        "kernel": 0,
-        "embeddings": 0,
-        "documents": 1,
-    }
+    # The lowest revision of the kernel is all that spaces need.
+    assert pending() == {"kernel": 1, "embeddings": 0, "documents": 2}
+    assert fresh.run("migrate", "--module", "documents").status == 0
+    assert pending() == {"kernel": 0, "embeddings": 0, "documents": 0}
 
 
 async def test_several_schemas_go_in_turn_and_the_failed_one_is_named(fresh: CommandLine) -> None:
