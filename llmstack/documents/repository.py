@@ -13,11 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.copy import STATEMENT_ROWS
 from ..embeddings import Space
+from ..embeddings.queue import owe
 from ..errors import ValidationError
 from ..search import SearchOptions, Variant
 from ..search.fusion import Fusion
 from ..settings import Settings
 from . import queries
+from .embedding import EMBEDDED
 from .errors import ChunkNotFound, DocumentNotFound, TextNotKept
 from .models import Chunk, ChunkEmbedding, Document
 from .preparation import MAX_ORIGIN_BYTES, check_id, check_metadata, check_owner
@@ -178,6 +180,9 @@ class DocumentRepository:
                 )
                 shown = vectors.values(searchable=moment is None)
                 await self._session.execute(shown, execution_options=_UNSYNCHRONIZED)
+                if moment is None:
+                    # A space that was filled meanwhile has no vector of what was hidden.
+                    await self._session.execute(owe(EMBEDDED, part))
             number += len(ids)
         if number:
             self._session.expire_all()

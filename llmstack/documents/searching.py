@@ -146,10 +146,10 @@ class Searcher:
         try:
             space, vectors = await self.embeddings.embed_queries(queries)
             return mode or "hybrid", space, vectors
-        except EmbeddingError:
+        except EmbeddingError as error:
             if mode is not None:
                 raise
-            logger.warning("the query could not be embedded; searching by text alone", exc_info=True)
+            logger.warning("the query could not be embedded; searching by text alone: %s", error)
             return "text", None, ()
 
     async def _reranked(self, found: SearchHits, request: SearchRequest) -> tuple[list[SearchHit], bool]:

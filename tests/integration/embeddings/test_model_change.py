@@ -203,6 +203,17 @@ async def test_the_space_that_serves_cannot_be_retired(grown: LLMStack) -> None:
     assert (await grown.embeddings.verify("old")).ready
 
 
+async def test_what_was_hidden_during_a_backfill_is_owed_when_it_is_restored(both: LLMStack, new: Model) -> None:
+    added = await add(both, "paper 3")
+    assert added.document is not None
+    await both.documents.delete(owner_id="acme", document_id=added.document.id)
+    await both.embeddings.add_space(new.embedder())
+    await grow(both, "new")
+    assert await places(both, "paper 3") == {"old": "vector"}
+    await both.documents.restore(owner_id="acme", document_id=added.document.id)
+    assert await places(both, "paper 3") == {"old": "vector", "new": "job"}
+
+
 async def test_retiring_takes_vectors_jobs_and_index_and_leaves_the_others(grown: LLMStack, new: Model) -> None:
     await grown.embeddings.cut_over("new")
     await add(grown, "owed to the old")
