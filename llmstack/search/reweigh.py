@@ -13,9 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.models import CorpusStatistics
 from ..errors import ValidationError
+from .columns import AVERAGE_LENGTH
 
-MOVED = 2.0
-"""An average length that is wrong by more than this factor costs ranking quality."""
+MOVED, MOVED_AGAIN = 2.0, 1.25
+"""An average length that is wrong by more than twice costs ranking quality.
+
+One that was adopted is followed sooner: the first documents of a corpus are often unlike the rest.
+"""
 
 _PARAMETERS = ("bm25_k1", "bm25_b", "bm25_average_length", "bm25_context_weight")
 
@@ -54,8 +58,9 @@ async def set_parameters(session: AsyncSession, *, corpus: str, parameters: Mapp
 
 
 def has_moved(measured: float, assumed: float) -> bool:
-    """Whether the measured average length is more than twice, or less than half, of what rows are weighed by."""
-    return measured > 0 and not assumed / MOVED <= measured <= assumed * MOVED
+    """Whether the measured average length is too far from what rows are weighed by: the default, or another one."""
+    factor = MOVED if assumed == AVERAGE_LENGTH else MOVED_AGAIN
+    return measured > 0 and not assumed / factor <= measured <= assumed * factor
 
 
 async def adopt_average_length(session: AsyncSession, *, corpus: str) -> float | None:

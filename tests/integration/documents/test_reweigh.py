@@ -11,6 +11,7 @@ from llmstack.db import CorpusStatistics
 from llmstack.documents import Chunk
 from llmstack.errors import StatementTimeout
 from llmstack.search import refresh_statistics
+from llmstack.search.reweigh import has_moved
 
 
 async def weighed_by(stack: LLMStack) -> set[float]:
@@ -31,6 +32,44 @@ async def test_a_small_corpus_of_short_texts_is_reweighed_by_itself(stack: LLMSt
     assert measured is not None
     assert measured < 50
     assert all(length < 50 for length in await weighed_by(stack))
+
+
+async def test_an_average_that_was_adopted_is_followed_when_the_corpus_goes_on_otherwise(stack: LLMStack) -> None:
+    await add_short_texts(stack, 5)
+    await stack.documents.settle()
+    (early,) = await weighed_by(stack)
+    longer = [document(f"long{number}", f"kettle number{number} whistles, boils, rocks loudly") for number in range(40)]
+    await added(stack, longer)
+    await stack.documents.refresh_statistics()
+    await stack.documents.settle()
+    async with stack.service.session() as session:
+        measured = await session.scalar(select(CorpusStatistics.average_length))
+    assert measured is not None
+    assert early * 1.25 < measured < early * 2
+    await added(
+        stack, [document(f"more{number}", f"kettle {number} whistles, boils, rocks loudly") for number in range(40)]
+    )
+    await stack.documents.settle()
+    (later,) = await weighed_by(stack)
+    assert early * 1.25 < later < early * 2
+
+
+@pytest.mark.parametrize(
+    ("measured", "assumed", "moved"),
+    [
+        (199, 100, False),
+        (201, 100, True),
+        (49, 100, True),
+        (24, 20, False),
+        (26, 20, True),
+        (15, 20, True),
+        (0, 20, False),
+    ],
+)
+def test_the_default_is_given_up_at_twice_and_what_was_adopted_at_a_quarter(
+    measured: float, assumed: float, moved: bool
+) -> None:
+    assert has_moved(measured, assumed) is moved
 
 
 async def test_reweigh_gives_every_row_the_measured_average_and_then_finds_nothing_to_do(stack: LLMStack) -> None:
