@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
 import pytest
 from document_support import MakeStack, added, document
 from sqlalchemy import func, select, text
@@ -129,32 +133,38 @@ async def test_what_is_changed_during_a_refresh_counts_for_the_next(make_stack: 
     assert await recorded(first) == (101, 1)
 
 
+@contextlib.asynccontextmanager
+async def chunks_in_use(stack: LLMStack) -> AsyncIterator[None]:
+    """Whoever reads the chunks waits for a third of a second."""
+    async with stack.service.engine.connect() as connection:
+        await connection.execute(text("LOCK TABLE llmstack.chunks IN ACCESS EXCLUSIVE MODE"))
+
+        async def let_go() -> None:
+            await asyncio.sleep(0.3)
+            await connection.rollback()
+
+        letting_go = asyncio.create_task(let_go())
+        yield
+        await letting_go
+
+
 async def test_a_refresh_takes_its_time_and_gives_the_time_limit_back(stack: LLMStack) -> None:
     await stack.documents.add(owner_id="ann", id_at_origin="it", content="kettle")
     await stack.documents.settle()
-    many = """
-        INSERT INTO llmstack.chunks (id, owner_id, document_id, position, content, token_count, start_offset,
-            end_offset, content_hash)
-        SELECT gen_random_uuid(), 'ann', d.id, n, (SELECT string_agg('w' || n % 50 || 'x' || m, ' ')
-            FROM generate_series(1, 100) AS m), 1, 0, 0, n::text::bytea
-        FROM llmstack.documents AS d, generate_series(10, 1500) AS n
-    """
-    limit = text("SELECT set_config('statement_timeout', '50ms', true)")
-    async with stack.service.session() as session:
-        await session.execute(text(many))
-        await session.commit()
+    limit = text("SELECT set_config('statement_timeout', '100ms', true)")
+    async with chunks_in_use(stack), stack.service.session() as session:
         await session.execute(limit)
         found = await refresh_statistics(session, model=Chunk, corpus="documents")
-        assert await session.scalar(text("SHOW statement_timeout")) == "50ms"
+        assert await session.scalar(text("SHOW statement_timeout")) == "100ms"
         await session.commit()
     assert found is not None
-    assert found.row_count == 1492
-    counted = "SELECT count(*) FROM ts_stat('SELECT search_vector FROM llmstack.chunks')"
+    assert found.row_count == 1
 
     async def count_in_time() -> None:
         async with stack.service.session() as session:
             await session.execute(limit)
-            await session.scalar(text(counted))
+            await session.scalar(select(func.count()).select_from(Chunk))
 
-    with pytest.raises(StatementTimeout):
-        await count_in_time()
+    async with chunks_in_use(stack):
+        with pytest.raises(StatementTimeout):
+            await count_in_time()
