@@ -8,11 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ClauseElement, Executable, Float, Integer, Select, Text, bindparam, cast, func, select, true
+from sqlalchemy import Float, Integer, Select, Text, bindparam, cast, func, select, true
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.ext.compiler import compiles
 
+from ..db.explain import Explain
 from ..db.models import CorpusStatistics
 from ..search import SearchOptions
 from ..search.hybrid import languages_cte
@@ -20,20 +20,6 @@ from ..search.lexical import QueryTerms, parse_query, query_terms, quoted_lexeme
 from .models import Chunk
 from .queries import CORPUS, any_of, spoken_languages
 from .records import MatchedTerm, PlanStep, QueryTerm
-
-
-class _Explain(Executable, ClauseElement):
-    """EXPLAIN ANALYZE of a statement; executing it executes the statement."""
-
-    inherit_cache = False
-
-    def __init__(self, statement: Select[Any]) -> None:
-        self.statement = statement
-
-
-@compiles(_Explain)
-def _compile_explain(element: _Explain, compiler: Any, **kw: Any) -> str:
-    return f"EXPLAIN (ANALYZE, FORMAT JSON) {compiler.process(element.statement, **kw)}"
 
 
 def _parts(*, owner_id: str, query: str, options: SearchOptions, floor: int) -> QueryTerms:
@@ -99,7 +85,7 @@ async def read_plan(
     session: AsyncSession, statement: Select[Any], values: Mapping[str, Any]
 ) -> tuple[list[PlanStep], float, float]:
     """The scans of an execution, and the milliseconds of planning and of executing."""
-    answer = await session.scalar(_Explain(statement), dict(values))
+    answer = await session.scalar(Explain(statement, analyze=True), dict(values))
     (explained,) = json.loads(answer) if isinstance(answer, str) else answer
     steps = list(_scans(explained["Plan"], part="search"))
     return steps, float(explained["Planning Time"]), float(explained["Execution Time"])

@@ -8,7 +8,6 @@ import uuid
 from typing import Any
 
 from sqlalchemy import (
-    ClauseElement,
     Executable,
     Select,
     String,
@@ -21,9 +20,9 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.ext.compiler import compiles
 
 from ..db.database import Service
+from ..db.explain import Explain
 from ..db.schemas import qualified
 from ..errors import ValidationError
 from ..search.hybrid import SearchOptions
@@ -181,7 +180,7 @@ class _Search:
 
     async def reads_index(self, session: AsyncSession) -> bool:
         """Whether the plan of the search has the space's index for the index arm."""
-        plan = "\n".join(await session.scalars(_explain(self._by_index)))
+        plan = "\n".join(await session.scalars(Explain(self._by_index)))
         return re.search(rf'using "?{re.escape(self._index)}(_new|_old)?(_p\d+)?"? ', plan) is not None
 
     def _exact(self) -> Executable:
@@ -196,15 +195,3 @@ class _Search:
             .subquery()
         )
         return select(func.count(), func.min(nearest.c.score))
-
-
-class _explain(Executable, ClauseElement):
-    inherit_cache = False
-
-    def __init__(self, statement: Select[Any]) -> None:
-        self.statement = statement
-
-
-@compiles(_explain)
-def _compile_explain(element: _explain, compiler: Any, **keywords: Any) -> str:
-    return f"EXPLAIN {compiler.process(element.statement, **keywords)}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from llmstack.db import embedded
 
-from . import bars, ingest, quality, quantization, report, speed, stages
+from . import bars, calibration, ingest, quality, quantization, report, speed, stages
 from .corpora import Corpus, Generator, Passage
 from .peers import run as peers
 
@@ -64,6 +64,11 @@ async def _stages(bench: Bench) -> None:
         await _quality(bench)
     for collection in quality.collections(bench.collections):
         bench.show("stages", f"stages, {collection.name}", await stages.measure(bench.url, collection))
+
+
+async def _calibration(bench: Bench) -> None:
+    for collection in quality.collections(bench.collections):
+        bench.show("calibration", f"calibration, {collection.name}", await calibration.measure(bench.url, collection))
 
 
 async def _quantization(bench: Bench) -> None:
@@ -125,6 +130,7 @@ Part = Callable[[Bench], Awaitable[None]]
 PARTS: dict[str, Part] = {
     "quality": _quality,
     "stages": _stages,
+    "calibration": _calibration,
     "speed": _synthetic,
     "ingest": _synthetic,
     "peers": _peers,
