@@ -12,6 +12,9 @@ from llmstack.errors import ValidationError
 from llmstack.retrieval import Expander, KeywordExpander, LLMExpander, wordings
 from llmstack.search.hybrid import MAX_VARIANTS
 
+# litellm's own models of the answer warn when pydantic builds them.
+pytestmark = pytest.mark.filterwarnings("ignore:Items? .* using the `ReadOnly` qualifier:UserWarning")
+
 QUERY = "How do I deploy it?"
 
 

@@ -17,7 +17,7 @@ from llmstack.retrieval import (
 )
 
 # litellm's own models of the answer warn when pydantic builds them.
-pytestmark = pytest.mark.filterwarnings("ignore:Items .* are using the `ReadOnly` qualifier:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:Items? .* using the `ReadOnly` qualifier:UserWarning")
 
 PASSAGES = ["about ships", "about the tax on ships", "about apples"]
 
