@@ -57,7 +57,7 @@ def decide(
     legs: Sequence[Legs], before: Tuning, *, average_length: float, limit: int, tune_text: bool, standard_errors: float
 ) -> tuple[Tuning, dict[str, Any]]:
     """The settings that the queries speak for, and the evidence: first of the text leg, then alpha upon it."""
-    evidence: dict[str, Any] = {"queries": len(legs), "measure": f"ndcg@{10}", "standard_errors": standard_errors}
+    evidence: dict[str, Any] = {"queries": len(legs), "measure": "ndcg@10", "standard_errors": standard_errors}
     after, rescored = before, [leg.text for leg in legs]
     alpha = DEFAULT_ALPHA if before.alpha is None else before.alpha
     if tune_text:
