@@ -60,6 +60,11 @@ def sqlstate(error: BaseException) -> str | None:
     return getattr(orig, "sqlstate", None) or getattr(getattr(orig, "__cause__", None), "sqlstate", None)
 
 
+def lock_was_taken(error: BaseException) -> bool:
+    """Whether a statement gave up after lock_timeout."""
+    return sqlstate(error) == "55P03"
+
+
 def violated_constraint(error: IntegrityError) -> str | None:
     """The name of the constraint that was violated, on SQLAlchemy 2.0 and 2.1 alike."""
     driver = getattr(error.orig, "driver_exception", None) or getattr(error.orig, "__cause__", None)

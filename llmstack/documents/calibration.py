@@ -22,18 +22,18 @@ from ..embeddings import EmbeddingService, Space
 from ..errors import Conflict, ValidationError
 from ..search import SearchOptions
 from ..search.calibration import TermCounts
-from ..search.evidence import query_terms, term_counts
-from ..search.hybrid import MAX_LIMIT, languages_cte
-from ..search.lexical import parse_query
+from ..search.evidence import term_counts
+from ..search.hybrid import MAX_LIMIT
 from ..search.reweigh import begin_statistics
 from ..settings import Settings
 from .decision import Legs, Tuning, decide
 from .errors import CalibrationNotFound
+from .explain import read_terms
 from .feedback import FeedbackRepository, JudgedQuery, Key, check_grade
 from .freshness import StatisticsKeeper
 from .models import Chunk
 from .preparation import check_owner, check_text
-from .queries import CORPUS, spoken_languages
+from .queries import CORPUS
 from .records import SearchHits
 from .repository import DocumentRepository
 
@@ -149,11 +149,12 @@ class Calibrator:
     async def _vectors(self, queries: Sequence[JudgedQuery]) -> tuple[Space | None, list[list[float] | None]]:
         if self._embeddings.embedder is None:
             return None, [None] * len(queries)
+        # One space for all, whatever is cut over meanwhile.
+        space = await self._embeddings.space()
         vectors: list[list[float] | None] = []
         for start in range(0, len(queries), QUERIES_EMBEDDED_AT_ONCE):
             texts = [one.query for one in queries[start : start + QUERIES_EMBEDDED_AT_ONCE]]
-            space, embedded = await self._embeddings.embed_queries(texts)
-            vectors += embedded
+            vectors += await self._embeddings.embed(texts, kind="query", space=space)
         return space, vectors
 
     async def _legs_of(
@@ -212,10 +213,9 @@ class Calibrator:
         )
 
     async def _counts(self, session: AsyncSession, one: JudgedQuery, ids: Sequence[uuid.UUID]) -> list[TermCounts]:
-        languages = languages_cte(spoken_languages(one.owner_id))
-        words = parse_query(one.query, operators=one.operators).words
-        terms = await session.execute(query_terms(words, corpus=CORPUS, languages=languages))
-        weights = {row.lexeme: row.weight for row in terms}
+        options = SearchOptions(operators=one.operators)
+        terms = await read_terms(session, owner_id=one.owner_id, query=one.query, options=options, limit=1)
+        weights = {term.lexeme: term.idf * term.frequency for term in terms}
         if not ids or not weights:
             return []
         rows = await session.execute(term_counts(Chunk, owner_id=one.owner_id, ids=ids, lexemes=list(weights)))

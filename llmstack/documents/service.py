@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from sqlalchemy.ext.asyncio import AsyncSession
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from ..db.database import Service
@@ -18,13 +19,14 @@ from ..search import StatisticsRefresh, Weighted
 from ..search.fusion import Fusion
 from ..search.reweigh import check_parameters
 from ..settings import Settings
-from .calibration import Calibrator
+from .calibration import Calibration, Calibrator
 from .chunking import ChunkingConfig
 from .errors import DocumentChanged
+from .feedback import Feedback, FeedbackRepository, JudgedQuery, Key, RecordedSearch
 from .freshness import StatisticsKeeper
 from .ingestion import Ingestion
 from .models import Chunk, Document
-from .queries import DocumentFilter, OrderBy
+from .queries import DocumentFilter, OrderBy, check_limit
 from .records import (
     AddProgress,
     AddResult,
@@ -39,12 +41,11 @@ from .repository import DocumentRepository
 from .results import GroupBy, Recency, ResultOptions
 from .search_log import SearchLog
 from .searching import Searcher, SearchRequest
-from .tuning import TuningVerbs
 
 Result = TypeVar("Result")
 
 
-class DocumentService(TuningVerbs):
+class DocumentService:
     """Adds, finds, searches and removes documents; `stack.documents`."""
 
     def __init__(self, service: Service, embeddings: EmbeddingService, settings: Settings) -> None:
@@ -351,6 +352,85 @@ class DocumentService(TuningVerbs):
         """
         given = {"k1": k1, "b": b, "average_length": average_length, "context_weight": context_weight}
         return await self._statistics.reweigh(check_parameters(given))
+
+    async def calibrate(
+        self,
+        judged: Sequence[JudgedQuery] | None = None,
+        *,
+        owner_id: str | None = None,
+        minimum: int = 20,
+        standard_errors: float = 1.0,
+        tune_text: bool = True,
+        dry_run: bool = False,
+    ) -> Calibration:
+        """Choose alpha, k1, b and the weight of the context for all owners of this schema, and store the choice.
+
+        By judged queries, or by recorded feedback (of one owner, or of all). What is in force stays unless the best
+        setting gains more than `standard_errors` standard errors of the paired differences of nDCG@10; of settings
+        that are as good as the best it is that nearest to the default. Chosen text settings rewrite the chunks'
+        weights, a batch at a time. Conflict while another process calibrates.
+        """
+        await self._log.settle()
+        return await self._calibrator.calibrate(
+            judged,
+            owner_id=owner_id,
+            minimum=minimum,
+            standard_errors=standard_errors,
+            tune_text=tune_text,
+            dry_run=dry_run,
+        )
+
+    async def calibrations(self, *, limit: int = 50) -> Sequence[Calibration]:
+        """What was chosen and why, newest first."""
+        return await self._calibrator.list(limit=check_limit(limit))
+
+    async def undo_calibration(self) -> Calibration:
+        """Put the settings back that were in force before the newest calibration that stands."""
+        return await self._calibrator.undo()
+
+    async def record_feedback(self, *, owner_id: str, search_id: uuid.UUID | str, grades: Mapping[Key, float]) -> int:
+        """Grade hits of a logged search by chunk or by id at the origin, 0 for useless; a later grade replaces.
+
+        SearchNotFound for another owner's search, or one that is not kept.
+        """
+        await self._log.settle()
+        return await self._service.transaction(
+            lambda session: FeedbackRepository(session).put(owner_id=owner_id, search_id=search_id, grades=grades)
+        )
+
+    async def feedback(
+        self,
+        *,
+        owner_id: str,
+        search_id: uuid.UUID | str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[Feedback]:
+        """A page of an owner's grades, the newest first."""
+        await self._log.settle()
+
+        async def work(session: AsyncSession) -> Page[Feedback]:
+            return await FeedbackRepository(session).list(
+                owner_id=owner_id, search_id=search_id, limit=limit, cursor=cursor
+            )
+
+        return await self._service.transaction(work)
+
+    async def searches(self, *, owner_id: str, limit: int = 50, cursor: str | None = None) -> Page[RecordedSearch]:
+        """A page of an owner's logged searches, newest first, with their hits and grades."""
+        await self._log.settle()
+
+        async def work(session: AsyncSession) -> Page[RecordedSearch]:
+            return await FeedbackRepository(session).searches(owner_id=owner_id, limit=limit, cursor=cursor)
+
+        return await self._service.transaction(work)
+
+    async def purge_search_log(self, *, older_than: dt.timedelta = dt.timedelta(0)) -> int:
+        """Delete logged searches of this age, with their feedback; return how many."""
+        if older_than < dt.timedelta(0):
+            raise ValidationError("older_than", "it lies in the future")
+        await self._log.settle()
+        return await self._log.purge(older_than=min(older_than, dt.timedelta(days=36_500)))
 
     async def settle(self) -> None:
         """Wait for background work."""

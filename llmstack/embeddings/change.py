@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.copy import STATEMENT_ROWS
 from ..db.database import Service
-from ..db.translate import sqlstate
+from ..db.translate import lock_was_taken
 from ..errors import ConfigurationError, Conflict, DatabaseError, ValidationError
 from ..settings import Settings
 from . import queue
@@ -29,7 +29,6 @@ from .status import SpaceStatus, read_statuses
 
 Result = TypeVar("Result")
 
-_LOCK_NOT_AVAILABLE = "55P03"
 _LOCK_ATTEMPTS = 10
 _MAY_DROP = text("""
 SELECT current_user AS role, pg_has_role(c.relowner, 'USAGE') AS may
@@ -220,7 +219,7 @@ class ModelChange:
             return await work(spaces)
 
         retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(_lock_was_taken),
+            retry=tenacity.retry_if_exception(lock_was_taken),
             stop=tenacity.stop_after_attempt(_LOCK_ATTEMPTS),
             wait=tenacity.wait_random(0.1, 1.0),
             reraise=True,
@@ -228,17 +227,13 @@ class ModelChange:
         try:
             return await retrying(self.service.transaction, attempt)
         except DBAPIError as error:
-            if not _lock_was_taken(error):
+            if not lock_was_taken(error):
                 raise
             raise Conflict("transactions that write or change spaces take too long; try again later") from error
 
 
 async def _rows(session: AsyncSession, statement: Executable) -> int:
     return cast("CursorResult[object]", await session.execute(statement)).rowcount
-
-
-def _lock_was_taken(error: BaseException) -> bool:
-    return isinstance(error, DBAPIError) and sqlstate(error) == _LOCK_NOT_AVAILABLE
 
 
 def _way_back(space: EmbeddingSpace | None) -> EmbeddingSpace:

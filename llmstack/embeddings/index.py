@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..db.database import Service
 from ..db.schemas import qualified, quote
-from ..db.translate import sqlstate
+from ..db.translate import lock_was_taken
 from .builds import Build, IndexProgress, building, drop_concurrently
 from .builds import IndexWatcher as IndexWatcher
 from .definition import IndexDefinition, check_indexable
@@ -23,7 +23,6 @@ from .models import EmbeddingSpace
 logger = logging.getLogger("llmstack.embeddings")
 
 _NEW, _OLD = "_new", "_old"
-_LOCK_NOT_AVAILABLE = "55P03"
 _LOCK_ATTEMPTS = 10
 _PART = re.compile(r"_p\d\d+$")
 _UNFINISHED = re.compile(r"(_new|_old)?(_p\d\d+)?$")
@@ -186,7 +185,7 @@ class SpaceIndex:
         try:
             await self._drop(connection, old)
         except Exception as error:
-            if not _lock_was_taken(error):
+            if not lock_was_taken(error):
                 raise
             logger.warning("index %r is in use by a long transaction; the next build or rebuild drops it", old)
 
@@ -208,7 +207,7 @@ class SpaceIndex:
         """Run as one transaction what needs a lock for a moment; waits briefly and often, so that no queue forms."""
         wait = int(self.service.database.settings.ddl_lock_timeout * 1000)
         retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(_lock_was_taken),
+            retry=tenacity.retry_if_exception(lock_was_taken),
             stop=tenacity.stop_after_attempt(_LOCK_ATTEMPTS),
             wait=tenacity.wait_random(0.1, 1.0),
             reraise=True,
@@ -237,10 +236,6 @@ class _Part:
         if self.watcher is None:
             return None
         return lambda phase, done: self.tell(phase, done, total)
-
-
-def _lock_was_taken(error: BaseException) -> bool:
-    return sqlstate(error) == _LOCK_NOT_AVAILABLE
 
 
 async def index_states(connection: Any, *, schema: str, table: str) -> dict[str, bool]:

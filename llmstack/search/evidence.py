@@ -1,4 +1,4 @@
-"""Statements that fetch what BM25 is made of, so that other parameters can be tried without writing a row."""
+"""The statement that fetches what BM25 is made of, so that other parameters can be tried without writing a row."""
 
 from __future__ import annotations
 
@@ -6,33 +6,8 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import CTE, Float, Integer, Select, Text, cast, func, literal, select, true
+from sqlalchemy import Integer, Select, Text, cast, func, select, true
 from sqlalchemy.dialects.postgresql import ARRAY, UUID, array
-
-from ..db.models import CorpusStatistics, TermStatistics
-from ..db.schemas import schema_function
-
-
-def query_terms(words: str, *, corpus: str, languages: CTE) -> Select[Any]:
-    """(lexeme, weight): a query's lexemes, each with idf times its frequency in the query."""
-    document = func.to_tsvector(schema_function("text_search_config", languages.c.language), cast(literal(words), Text))
-    read = func.unnest(document).table_valued("lexeme", "positions", "weights", name="t").render_derived().lateral()
-    counted = (
-        select(
-            cast(read.c.lexeme, Text).label("lexeme"),
-            func.max(func.cardinality(cast(read.c.positions, ARRAY(Integer)))).label("frequency"),
-        )
-        .select_from(languages.join(read, true()))
-        .group_by(read.c.lexeme)
-        .subquery()
-    )
-    df = cast(func.coalesce(TermStatistics.document_count, 1), Float)
-    measured = select(CorpusStatistics.row_count).where(CorpusStatistics.corpus == corpus).scalar_subquery()
-    rows = func.greatest(cast(func.coalesce(measured, 1), Float), df)
-    known = (TermStatistics.corpus == corpus) & (TermStatistics.lexeme == counted.c.lexeme)
-    return select(
-        counted.c.lexeme, (func.ln(1.0 + (rows - df + 0.5) / (df + 0.5)) * counted.c.frequency).label("weight")
-    ).select_from(counted.outerjoin(TermStatistics, known))
 
 
 def term_counts(model: type[Any], *, owner_id: str, ids: Sequence[uuid.UUID], lexemes: Sequence[str]) -> Select[Any]:
