@@ -15,6 +15,7 @@ from llmstack import LLMStack
 from llmstack.db import Database
 from llmstack.db.migrate import apply_grants
 from llmstack.db.schemas import quote
+from llmstack.documents import JudgedQuery, calibration
 from llmstack.embeddings import Retirement, SpaceNotFound
 from llmstack.embeddings.recall import Recall
 from llmstack.errors import ConfigurationError, Conflict, DatabaseError, ValidationError
@@ -212,6 +213,30 @@ async def test_what_was_hidden_during_a_backfill_is_owed_when_it_is_restored(bot
     assert await places(both, "paper 3") == {"old": "vector"}
     await both.documents.restore(owner_id="acme", document_id=added.document.id)
     assert await places(both, "paper 3") == {"old": "vector", "new": "job"}
+
+
+async def test_a_calibration_compares_in_one_space_whatever_is_cut_over_meanwhile(
+    grown: LLMStack, old: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await grown.embeddings.build_index(space="new")
+    monkeypatch.setattr(calibration, "QUERIES_EMBEDDED_AT_ONCE", 5)
+
+    async def second(texts: list[str]) -> None:
+        old.before = None
+        await grown.embeddings.cut_over("new")
+
+    async def first(texts: list[str]) -> None:
+        old.before = second
+
+    old.before = first
+    judged = [
+        JudgedQuery(owner_id="acme", query=f"which paper {number}", relevant={f"paper {number}": 1.0})
+        for number in range(COUNT)
+    ]
+    found = await grown.documents.calibrate(judged, minimum=COUNT, tune_text=False, dry_run=True)
+    assert found.evidence["queries"] == COUNT
+    assert old.before is None
+    assert (await grown.embeddings.space()).name == "new"
 
 
 async def test_retiring_takes_vectors_jobs_and_index_and_leaves_the_others(grown: LLMStack, new: Model) -> None:
