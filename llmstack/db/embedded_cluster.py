@@ -28,6 +28,8 @@ _WHOLE_NAME = ".llmstack-whole"
 _SOCKET_NAME = ".s.PGSQL.5432"
 _SOCKET_PATH_LIMIT = 103  # macOS; Linux allows four more
 _PARALLEL_BUILD_BYTES = 1 << 30
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_LEAST_BUFFERS, _MOST_BUFFERS = 128, 1024
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,17 @@ def _initdb_options(version: int) -> list[str]:
         *locale,
         "--data-checksums",
         "--set=maintenance_work_mem=256MB",
+        f"--set=shared_buffers={_shared_buffers()}MB",
     ]
+
+
+def _shared_buffers() -> int:
+    """Megabytes: a quarter of the memory, as PostgreSQL's manual advises, within what a desktop does not miss."""
+    memory = psutil.virtual_memory().total
+    with contextlib.suppress(OSError, ValueError):
+        # A container's limit, which the machine's memory does not show; "max" is no number.
+        memory = min(memory, int(_CONTAINER_LIMIT.read_text()))
+    return max(_LEAST_BUFFERS, min(memory // 4 >> 20, _MOST_BUFFERS))
 
 
 def serve(cluster: Cluster, *, deadline: float) -> str:

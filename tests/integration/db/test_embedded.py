@@ -8,10 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO
 
+import psutil
 import pytest
 from sqlalchemy import func, make_url, select
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -110,6 +113,32 @@ def test_the_last_share_in_a_process_stops_the_server(
     assert answers(again)
     said = capsys.readouterr().err
     assert said == f"llmstack: PostgreSQL 18 with its data in {tmp_path / 'new' / 'pg'}\n"
+
+
+@pytest.mark.parametrize(
+    ("machine", "container", "megabytes"),
+    [(2048, None, 512), (64_000, None, 1024), (256, None, 128), (64_000, "1073741824\n", 256), (2048, "max\n", 512)],
+)
+def test_shared_buffers_are_a_quarter_of_the_memory_within_bounds(
+    machine: int, container: str | None, megabytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with warnings.catch_warnings(action="ignore"):
+        from llmstack.db import embedded_cluster
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=machine << 20))
+    limit = tmp_path / "memory.max"
+    if container is not None:
+        limit.write_text(container)
+    monkeypatch.setattr(embedded_cluster, "_CONTAINER_LIMIT", limit)
+    assert f"--set=shared_buffers={megabytes}MB" in embedded_cluster._initdb_options(18)
+
+
+def test_a_fresh_folder_has_its_memory_set_and_keeps_its_owners_choice(started: Start, tmp_path: Path) -> None:
+    server = started(tmp_path / "pg")
+    assert int(sql(server, "SELECT setting::int / 128 FROM pg_settings WHERE name = 'shared_buffers'")) >= 128
+    assert sql(server, "SELECT source FROM pg_settings WHERE name = 'shared_buffers'") == "configuration file"
+    sql(server, "ALTER SYSTEM SET shared_buffers = '32MB'")
+    server.release()
+    assert sql(started(tmp_path / "pg"), "SHOW shared_buffers") == "32MB"
 
 
 def test_processes_that_start_a_fresh_folder_at_once_share_it_and_the_last_to_exit_stops_it(
