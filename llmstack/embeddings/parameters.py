@@ -23,7 +23,7 @@ class Preset:
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "fast": Preset(m=8, ef_construction=32, ef_search=200),
-        "balanced": Preset(m=16, ef_construction=64, ef_search=200),
+        "balanced": Preset(m=16, ef_construction=128, ef_search=200),
         "accurate": Preset(m=24, ef_construction=200, ef_search=400),
     }
 )

@@ -57,7 +57,7 @@ async def test_the_same_options_again_are_the_same_space_and_others_are_refused(
     [
         ({"index_parameters": "quick"}, "preset 'quick' is unknown"),
         ({"index_parameters": "fast", "index_method": "ivfflat"}, "presets are those of hnsw"),
-        ({"index_parameters": {"m": 50}}, "ef_construction must be at least twice m"),
+        ({"index_parameters": {"m": 70}}, "ef_construction must be at least twice m"),
         ({"index_parameters": {"lists": 40_000}, "index_method": "ivfflat"}, "from 1 to 32768"),
         ({"quantization": "scalar"}, "quantization 'scalar' is unknown; use one of binary"),
         ({"quantization": "binary", "index_method": "none"}, "that of an index"),

@@ -69,7 +69,7 @@ def test_what_pgvector_takes_is_taken(method: str, given: Any) -> None:
         ("hnsw", {"m": None}, "not None"),
         ("hnsw", {"ef_construction": 3}, "from 4 to 1000"),
         ("hnsw", {"ef_construction": 1001}, "from 4 to 1000"),
-        ("hnsw", {"m": 33}, r"64 is less than 2 \* 33"),
+        ("hnsw", {"m": 65}, r"128 is less than 2 \* 65"),
         ("hnsw", {"m": 40, "ef_construction": 79}, "raise ef_construction or lower m"),
         ("hnsw", {"ef_construction": 31}, "at least twice m"),
         ("hnsw", {"lists": 5}, "hnsw has no parameter lists; it takes m, ef_construction"),
@@ -156,7 +156,7 @@ def test_memory_grows_with_rows_links_and_dimensions_and_shrinks_with_bits() -> 
         ({"dimensions": 4001}, "pgvector indexes halfvec up to 4000"),
         ({"dimensions": 2001, "storage": "vector"}, "pgvector indexes vector up to 2000"),
         ({"index_method": "none"}, "it is searched exactly"),
-        ({"index_parameters": {"m": 60}}, "embedding space 's': ef_construction must be at least twice m"),
+        ({"index_parameters": {"m": 70}}, "embedding space 's': ef_construction must be at least twice m"),
     ],
 )
 def test_a_space_that_cannot_be_indexed_is_refused(values: dict[str, Any], said: str) -> None:
