@@ -13,18 +13,17 @@ from .models import INDEX_METHODS
 
 @dataclass(frozen=True)
 class Preset:
-    """An HNSW graph: links of a node, breadth of its building, and the breadth of search that goes with it."""
+    """An HNSW graph: links of a node, and the breadth of its building."""
 
     m: int
     ef_construction: int
-    ef_search: int
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "fast": Preset(m=8, ef_construction=32, ef_search=200),
-        "balanced": Preset(m=16, ef_construction=128, ef_search=200),
-        "accurate": Preset(m=24, ef_construction=200, ef_search=400),
+        "fast": Preset(m=8, ef_construction=32),
+        "balanced": Preset(m=16, ef_construction=128),
+        "accurate": Preset(m=24, ef_construction=200),
     }
 )
 
