@@ -6,9 +6,10 @@ import json
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Float, Integer, Select, Text, bindparam, cast, func, select, true
+from sqlalchemy import Float, Select, TableValuedAlias, Text, bindparam, cast, select
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,13 +17,13 @@ from ..db.explain import Explain
 from ..db.models import CorpusStatistics
 from ..search import SearchOptions
 from ..search.hybrid import languages_cte
-from ..search.lexical import QueryTerms, parse_query, query_terms, quoted_lexeme, single_term
+from ..search.lexical import parse_query, query_terms, single_term
 from .models import Chunk
 from .queries import CORPUS, any_of, spoken_languages
 from .records import MatchedTerm, PlanStep, QueryTerm
 
 
-def _parts(*, owner_id: str, query: str, options: SearchOptions, floor: int) -> QueryTerms:
+def _terms(*, owner_id: str, query: str, options: SearchOptions, floor: int) -> TableValuedAlias:
     parsed = parse_query(query, operators=options.operators)
     return query_terms(
         bindparam("words", parsed.words, Text, unique=True),
@@ -38,42 +39,29 @@ async def read_terms(
     session: AsyncSession, *, owner_id: str, query: str, options: SearchOptions, limit: int
 ) -> list[QueryTerm]:
     """The lexemes of the query, rarest first."""
-    parts = _parts(owner_id=owner_id, query=query, options=options, floor=max(options.candidates, limit))
-    terms, admitted = parts.terms, parts.admitted
-    statement = (
-        select(
-            terms.c.lexeme,
-            parts.idf.label("idf"),
-            terms.c.frequency,
-            cast(terms.c.df, Integer).label("document_count"),
-            func.coalesce(admitted.c.cost, 0.0).label("estimated_rows"),
-            func.coalesce(admitted.c.fits, False).label("is_candidate"),
-        )
-        .select_from(terms.join(parts.corpus, true()).outerjoin(admitted, admitted.c.lexeme == terms.c.lexeme))
-        .order_by(terms.c.df, terms.c.lexeme)
-    )
-    return [QueryTerm(**row._mapping) for row in await session.execute(statement)]
+    terms = _terms(owner_id=owner_id, query=query, options=options, floor=max(options.candidates, limit))
+    shown = [terms.c[field.name] for field in fields(QueryTerm)]
+    return [QueryTerm(**row._mapping) for row in await session.execute(select(*shown).order_by(terms.c.place))]
 
 
 async def read_matches(
     session: AsyncSession, *, owner_id: str, query: str, options: SearchOptions, ids: Sequence[uuid.UUID]
 ) -> Mapping[uuid.UUID, Sequence[MatchedTerm]]:
     """What of the query each passage holds, what counts most first."""
-    parts = _parts(owner_id=owner_id, query=query, options=options, floor=1)
-    lexeme = parts.terms.c.lexeme
-    weight = -Chunk.lexical.op("<#>", return_type=Float())(single_term(lexeme))
-    part = parts.idf * parts.terms.c.frequency * weight
+    terms = _terms(owner_id=owner_id, query=query, options=options, floor=1)
+    weight = -Chunk.lexical.op("<#>", return_type=Float())(single_term(terms.c.dimension))
+    part = terms.c.idf * terms.c.frequency * weight
     statement = (
         select(
             Chunk.id,
-            lexeme,
-            parts.idf.label("idf"),
-            parts.terms.c.frequency,
+            terms.c.lexeme,
+            terms.c.idf,
+            terms.c.frequency,
             weight.label("weight"),
         )
-        .select_from(parts.terms.join(parts.corpus, true()).join(Chunk, any_of(Chunk.id, ids)))
-        .where(Chunk.owner_id == owner_id, Chunk.search_vector.op("@@")(cast(quoted_lexeme(lexeme), TSQUERY)))
-        .order_by(Chunk.id, part.desc(), lexeme)
+        .select_from(terms.join(Chunk, any_of(Chunk.id, ids)))
+        .where(Chunk.owner_id == owner_id, Chunk.search_vector.op("@@")(cast(terms.c.quoted, TSQUERY)))
+        .order_by(Chunk.id, part.desc(), terms.c.lexeme)
     )
     found: dict[uuid.UUID, list[MatchedTerm]] = defaultdict(list)
     for id_, *term in await session.execute(statement):
@@ -95,11 +83,11 @@ def _scans(node: Mapping[str, Any], *, part: str) -> Iterator[PlanStep]:
     name = node.get("Subplan Name", "")
     part = name.removeprefix("CTE ") if name.startswith("CTE ") else part
     loops = node["Actual Loops"]
-    if loops and ("Relation Name" in node or "Index Name" in node):
+    if loops and ("Index Name" in node or {"Relation Name", "Function Name"} & node.keys()):
         yield PlanStep(
             part=part,
             node=node["Node Type"],
-            relation=node.get("Relation Name", ""),
+            relation=node.get("Relation Name", node.get("Function Name", "")),
             index=node.get("Index Name"),
             rows=round(node["Actual Rows"] * loops),
             milliseconds=round(node["Actual Total Time"] * loops, 3),

@@ -134,7 +134,10 @@ class QueryTerm:
 
 @dataclass(frozen=True, slots=True)
 class PlanStep:
-    """A scan of the plan that was executed: `part` is the part of the statement, `rows` all that it returned."""
+    """A scan of the plan that was executed: `part` is the part of the statement, `rows` all that it returned.
+
+    `relation` is the table, or the function that rows came from.
+    """
 
     part: str
     node: str

@@ -278,34 +278,32 @@ def _hits(rows: Result[Any]) -> SearchHits:
     columns = list(rows.keys())
     legs = [name.removesuffix("_rank") for name in columns if name.endswith("_rank")]
     more = tuple(name for name in ("before", "after", "similarities") if name in columns)
-    found = [_hit(row, legs, more, grouped="passages" in columns) for row in rows]
-    path = found[0][1] if found else None
-    return SearchHits((hit for hit, _ in found), vector_path=path)
+    found = [dict(zip(columns, row, strict=True)) for row in rows]
+    path = found[0]["vector_path"] if found else None
+    return SearchHits((_hit(values, legs, more) for values in found), vector_path=path)
 
 
-def _hit(row: Any, legs: Sequence[str], more: Sequence[str], *, grouped: bool) -> tuple[SearchHit, str | None]:
-    values = row._mapping
-    hit = SearchHit(
-        chunk_id=row.id,
-        leaf_id=row.leaf_id,
-        document_id=row.document_id,
-        id_at_origin=row.id_at_origin,
-        document_name=row.name,
-        document_type=row.document_type,
-        document_date=row.document_date,
-        content=row.content,
-        context=row.context,
-        score=row.score,
-        fused_score=row.score,
+def _hit(values: Mapping[str, Any], legs: Sequence[str], more: Sequence[str]) -> SearchHit:
+    return SearchHit(
+        chunk_id=values["id"],
+        leaf_id=values["leaf_id"],
+        document_id=values["document_id"],
+        id_at_origin=values["id_at_origin"],
+        document_name=values["name"],
+        document_type=values["document_type"],
+        document_date=values["document_date"],
+        content=values["content"],
+        context=values["context"],
+        score=values["score"],
+        fused_score=values["score"],
         legs={
             name: Leg(values[f"{name}_score"], rank) for name in legs if (rank := values[f"{name}_rank"]) is not None
         },
-        position=row.position,
-        start_offset=row.start_offset,
-        end_offset=row.end_offset,
-        metadata=row.metadata,
-        parent_content=row.parent_content,
-        passages=row.passages if grouped else 1,
+        position=values["position"],
+        start_offset=values["start_offset"],
+        end_offset=values["end_offset"],
+        metadata=values["metadata"],
+        parent_content=values["parent_content"],
+        passages=values.get("passages", 1),
         **{name: tuple(values[name] or ()) for name in more},
     )
-    return hit, row.vector_path

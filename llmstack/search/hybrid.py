@@ -30,7 +30,7 @@ from ..db.models import CorpusStatistics
 from ..errors import ValidationError
 from .columns import SearchableMixin
 from .fusion import Fusion, RankedLeg, Weighted, fuse, numbered
-from .lexical import ParsedQuery, lexical_query, parse_query, query_terms, required_clause
+from .lexical import ParsedQuery, lexical_query, parse_query, required_clause
 from .vectors import VectorSource, check_vector, vector_arm, vector_text
 
 MAX_LIMIT = 1000
@@ -216,7 +216,7 @@ class _Legs:
     def text(self, question: _Question) -> CTE:
         assert question.words is not None
         suffix = question.suffix
-        terms = query_terms(
+        lexical = lexical_query(
             question.words,
             corpus=self._corpus,
             owner=self._owner,
@@ -225,7 +225,6 @@ class _Legs:
             floor=self._candidates,
             suffix=suffix,
         )
-        lexical = lexical_query(terms, suffix=suffix)
         matches = self._model.search_vector.op("@@")
         first = self._scored(lexical.weights, (matches(lexical.candidates),), f"budgeted{suffix}")
         # The budget is an estimate, made before the filters: a short page is filled from all terms.

@@ -96,8 +96,14 @@ def check_vector(source: VectorSource, vector: Sequence[float]) -> list[float]:
 
 def distance_to(source: VectorSource, vector: ColumnElement[str]) -> ColumnElement[float]:
     """The distance of each row from the vector (its text form), in the source's own measure."""
-    target = cast(vector, source.embedding.type)
-    return source.embedding.op(OPERATORS[source.distance], return_type=Float())(target)
+    return source.embedding.op(OPERATORS[source.distance], return_type=Float())(_read_once(source.embedding, vector))
+
+
+def _read_once(
+    embedding: ColumnElement[Any] | InstrumentedAttribute[Any], vector: ColumnElement[str]
+) -> ColumnElement[Any]:
+    # A subquery, which is one for the whole statement: a kept plan would read the text again for every row.
+    return select(cast(vector, embedding.type)).scalar_subquery()
 
 
 def binary(vectors: ColumnElement[Any] | InstrumentedAttribute[Any], dimensions: int) -> ColumnElement[Any]:
@@ -200,7 +206,7 @@ def _doubt(near: CTE, candidates: int, *, name: str) -> CTE:
 def _hamming_distance(
     bits: ColumnElement[Any], embedding: ColumnElement[Any] | InstrumentedAttribute[Any], vector: ColumnElement[str]
 ) -> ColumnElement[float]:
-    target = binary(cast(vector, embedding.type), getattr(bits.type, "length", None) or 1)
+    target = binary(_read_once(embedding, vector), getattr(bits.type, "length", None) or 1)
     return bits.op("<~>", return_type=Float())(target)
 
 

@@ -54,7 +54,7 @@ def test_status_shows_what_is_pending_and_how_to_apply_it(fresh: CommandLine) ->
     assert before.output.endswith("to apply them: llmstack migrate\n")
     fresh.run("migrate")
     after = fresh.run("migrate", "status").output
-    assert after.splitlines()[2].split() == ["llmstack", "kernel", "kernel_0002", "kernel_0002", "0"]
+    assert after.splitlines()[2].split() == ["llmstack", "kernel", "kernel_0003", "kernel_0003", "0"]
     assert "to apply them" not in after
 
 

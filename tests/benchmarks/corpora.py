@@ -101,10 +101,11 @@ class Computed:
     model = "computed"
     dimensions = DIMENSIONS
 
-    def __init__(self, generator: Generator, corpus: Corpus | None = None) -> None:
+    def __init__(self, generator: Generator, corpus: Corpus | None = None, *, queries: Sequence[Passage] = ()) -> None:
         self._generator = generator
         self._vectors = None if corpus is None else corpus.vectors
         self._places = {} if corpus is None else {text: place for place, text in enumerate(corpus.texts)}
+        self._of_query = {query.text: generator.vector(query.text) for query in queries}
 
     async def embed(self, texts: Sequence[str], *, kind: str = "document") -> list[list[float]]:
         """One vector for each text."""
@@ -112,7 +113,7 @@ class Computed:
 
     def _vector(self, text: str) -> list[float]:
         place = self._places.get(text)
-        known = None if place is None or self._vectors is None else self._vectors[place]
+        known = self._of_query.get(text) if place is None or self._vectors is None else self._vectors[place]
         found: list[float] = (self._generator.vector(text) if known is None else known).tolist()
         return found
 

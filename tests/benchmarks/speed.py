@@ -59,7 +59,7 @@ async def measure(
     url: str, *, schema: str, owners: int, queries: Sequence[Passage], generator: Generator, corpus: Corpus
 ) -> list[dict[str, Any]]:
     """Latency and throughput of llmstack and of its floor, at concurrency 1 and 8."""
-    embedder = Computed(generator)
+    embedder = Computed(generator, queries=queries)
     rows = []
     async with LLMStack.open(url, schema=schema, embedder=embedder, settings=settings()) as stack:
         pool = await asyncpg.create_pool(url, min_size=8, max_size=8, server_settings=_floor_settings())
@@ -229,7 +229,8 @@ async def narrow(
     ]
     rows = []
     for scope, where, owner, metadata, places in scopes:
-        async with LLMStack.open(url, schema=where, embedder=Computed(generator), settings=settings()) as stack:
+        embedder = Computed(generator, queries=queries)
+        async with LLMStack.open(url, schema=where, embedder=embedder, settings=settings()) as stack:
             measured = [await _narrow(stack, owner, metadata, query) for query in queries]
         shares = [
             recall(corpus, generator.vector(query.text), places, found)

@@ -47,10 +47,10 @@ def bodies(path: Path) -> list[str]:
 async def test_nothing_changed_makes_an_empty_revision_with_the_next_number(copy: Path, url: str) -> None:
     done = new_revision(copy, "documents", "add language to chunks", url=url)
     assert done.returncode == 0, done.stderr
-    path = copy / PACKAGE / "documents" / "migrations" / "documents_0003_add_language_to_chunks.py"
+    path = copy / PACKAGE / "documents" / "migrations" / "documents_0004_add_language_to_chunks.py"
     assert str(path) in done.stdout
     assert path.read_text().startswith('"""documents: add language to chunks"""\n')
-    assert "revision = 'documents_0003'\ndown_revision = 'documents_0002'\n" in path.read_text()
+    assert "revision = 'documents_0004'\ndown_revision = 'documents_0003'\n" in path.read_text()
     assert bodies(path) == ["pass", "pass"]
     left = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'revision%'"
     assert await fetch(make_engine(url), left) == 0
@@ -64,7 +64,7 @@ async def test_only_the_modules_own_tables_are_compared_and_no_schema_is_named(c
         models.write_text(text.replace(marker, f"    tint: Mapped[str | None]\n{marker}", 1))
     done = new_revision(copy, "documents", "add tint", url=url)
     assert done.returncode == 0, done.stderr
-    (path,) = (copy / PACKAGE / "documents" / "migrations").glob("documents_0003_*.py")
+    (path,) = (copy / PACKAGE / "documents" / "migrations").glob("documents_0004_*.py")
     assert bodies(path) == [
         "op.add_column('chunks', sa.Column('tint', sa.Text(), nullable=True))",
         "op.drop_column('chunks', 'tint')",

@@ -184,7 +184,8 @@ async def _side_by_side(
     generator: Generator, corpus: Corpus,
 ) -> Rows:  # fmt: skip
     rows: Rows = []
-    async with LLMStack.open(url, schema=schema, embedder=Computed(generator), settings=settings()) as stack:
+    embedder = Computed(generator, queries=queries)
+    async with LLMStack.open(url, schema=schema, embedder=embedder, settings=settings()) as stack:
         for mode in (mode for mode in speed.MODES if mode in modes):
             for concurrency in CONCURRENCIES:
                 labels = {"chunks": len(corpus), "owners": owners, "mode": mode, "concurrency": concurrency}

@@ -81,7 +81,8 @@ async def test_the_plan_names_what_was_scanned(stack: LLMStack, mode: str) -> No
     assert explanation is not None
     relations = {step.relation for step in explanation.plan}
     assert any(name.startswith("chunk_embeddings") for name in relations) == (mode != "text")
-    assert ("term_statistics" in {step.relation for step in explanation.plan}) == (mode != "vector")
+    # Its own statements are no part of the plan.
+    assert ("lexical_query" in relations) == (mode != "vector")
     assert explanation.planning_milliseconds > 0
     assert explanation.execution_milliseconds > 0
     assert (explanation.terms == []) == (mode == "vector")

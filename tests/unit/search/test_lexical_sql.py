@@ -5,7 +5,6 @@ from __future__ import annotations
 from sql_support import compiled, cte, search_sql, searched
 
 from llmstack.search import SearchOptions
-from llmstack.search.lexical import MAX_CANDIDATE_TERMS, MAX_WEIGHTED_TERMS
 
 
 def test_candidates_come_from_the_text_index_and_scores_from_the_sparse_vector() -> None:
@@ -20,7 +19,7 @@ def test_the_owner_is_a_condition_of_every_arm_and_no_second_index_scan() -> Non
     for name in ("budgeted", "unbudgeted"):
         assert "llmstack.chunks.owner_id IS NOT DISTINCT FROM" in cte(sql, name)
         assert "llmstack.chunks.owner_id =" not in cte(sql, name)
-    assert "llmstack.owner_lexeme(" in cte(sql, "query")
+    assert "llmstack.lexical_query(" in cte(sql, "query")
 
 
 def test_each_arm_is_ordered_totally_before_it_is_limited() -> None:
@@ -36,17 +35,6 @@ def test_all_terms_are_used_only_when_the_budgeted_ones_gave_a_short_page() -> N
     assert "query.everything" in cte(sql, "unbudgeted")
     assert "query.everything" not in cte(sql, "budgeted")
     assert "UNION ALL" in cte(sql, "text")
-
-
-def test_terms_are_bounded_in_number() -> None:
-    values = compiled(searched(query="tax")).params.values()
-    assert {MAX_CANDIDATE_TERMS, MAX_WEIGHTED_TERMS} <= set(values)
-
-
-def test_rarest_terms_enter_first() -> None:
-    body = cte(search_sql(query="tax"), "admitted")
-    assert "row_number() OVER (ORDER BY anon" in body
-    assert "df" in body.split("row_number() OVER (ORDER BY", 1)[1].split(")")[0]
 
 
 def test_nothing_of_the_query_is_in_the_sql_itself() -> None:
@@ -70,6 +58,6 @@ def test_every_function_of_ours_has_a_schema_that_is_mapped() -> None:
     text = str(
         compiled(searched(query="tax"), schema_translate_map={"llmstack": "Svc A"}, render_schema_translate=True)
     )
-    assert '"Svc A".owner_lexeme(' in text
+    assert '"Svc A".lexical_query(' in text
     assert '"Svc A".chunks' in text
     assert "llmstack." not in text

@@ -24,14 +24,14 @@ BITS = dataclasses.replace(SOURCE, bits=binary(SOURCE.embedding, 3))
 def test_the_index_arm_orders_by_the_distance_alone() -> None:
     body = cte(search_sql(**SEARCH), "near")
     order = body.split("ORDER BY ")[1].split(" LIMIT")[0]
-    assert order.startswith("CAST(llmstack.chunk_embeddings.embedding AS HALFVEC(3)) <=> CAST(")
-    assert order.endswith(" AS HALFVEC(3))")
+    assert order.startswith("CAST(llmstack.chunk_embeddings.embedding AS HALFVEC(3)) <=> (SELECT CAST(")
+    assert re.search(r" AS HALFVEC\(3\)\) AS anon_\d+\)$", order)
 
 
 def test_the_exact_arm_orders_totally_by_an_expression_that_no_index_has() -> None:
     body = cte(search_sql(**SEARCH), "exact")
     order = body.split("ORDER BY ")[1].split(" LIMIT")[0]
-    assert " AS HALFVEC(3))) + " in order
+    assert re.search(r" AS HALFVEC\(3\)\) AS anon_\d+\)\) \+ ", order)
     assert order.endswith(", llmstack.chunk_embeddings.chunk_id")
 
 
@@ -40,7 +40,7 @@ def test_bits_order_the_index_arm_and_the_vectors_what_came_of_it() -> None:
     taken = body[body.index("FROM (") : body.index(") AS taken")]
     order, limit = taken.split("ORDER BY ")[1].split(" LIMIT ")
     assert order.startswith("CAST(binary_quantize(CAST(llmstack.chunk_embeddings.embedding AS HALFVEC(3))) AS BIT(3))")
-    assert " <~> CAST(binary_quantize(CAST(" in order
+    assert " <~> CAST(binary_quantize((SELECT CAST(" in order
     outer = body[body.index(") AS taken") :]
     assert "ORDER BY taken.distance, taken.id" in outer
     values = compiled(searched(vector=TARGET, source=BITS)).params

@@ -1,0 +1,82 @@
+"""How a query is read: its terms, what they are expected to bring, and what is left out of a very long one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from search_support import CORPUS, Passage, add_passages, bm25, refresh, search
+from sqlalchemy import Text, cast, func, literal, select
+from sqlalchemy.dialects.postgresql import TSQUERY
+
+from llmstack.db import Service
+from llmstack.documents.models import Chunk
+from llmstack.search.hybrid import languages_cte
+from llmstack.search.lexical import query_terms
+
+
+async def terms_of(
+    service: Service, words: str, *, languages: tuple[str, ...] = ("simple",), **bounds: Any
+) -> list[Any]:
+    read = query_terms(
+        literal(words, Text),
+        corpus=CORPUS,
+        owner=literal("acme", Text),
+        languages=languages_cte(languages),
+        **{"budget": 2000, "floor": 1, **bounds},
+    )
+    async with service.session() as session:
+        return list(await session.execute(select(read)))
+
+
+async def test_terms_come_rarest_first_with_what_they_are_expected_to_bring(llmstack_service: Service) -> None:
+    passages = [Passage("common"), Passage("common"), Passage("common few"), Passage("common few", owner_id="other")]
+    await add_passages(llmstack_service, passages)
+    await refresh(llmstack_service)
+    terms = await terms_of(llmstack_service, "common few few never")
+    assert [(term.lexeme, term.frequency, term.document_count, term.place) for term in terms] == [
+        ("never", 1, 1, 1),
+        ("few", 2, 2, 2),
+        ("common", 1, 4, 3),
+    ]
+    # Three of four rows are this owner's.
+    assert [term.estimated_rows for term in terms] == [0.75, 1.5, 3.0]
+    assert all(term.is_candidate for term in terms)
+    bounded = await terms_of(llmstack_service, "common few few never", budget=2, floor=0)
+    assert [term.is_candidate for term in bounded] == [True, False, False]
+    # A term more while fewer rows than the floor are expected.
+    floored = await terms_of(llmstack_service, "common few few never", budget=2, floor=1)
+    assert [term.is_candidate for term in floored] == [True, True, False]
+
+
+async def test_a_lexeme_of_several_languages_is_one_term(llmstack_service: Service) -> None:
+    terms = await terms_of(llmstack_service, "houses houses Haus", languages=("english", "german"))
+    assert {term.lexeme: term.frequency for term in terms} == {"hous": 2, "haus": 1}
+
+
+async def test_a_lexeme_is_quoted_as_a_tsquery_reads_it(llmstack_service: Service) -> None:
+    passages = [Passage("http://e.com/a?x='y'"), Passage("http://e.org/a?\\z"), Passage("plain")]
+    ids = await add_passages(llmstack_service, passages)
+    for passage, id_ in zip(passages, ids, strict=True):
+        async with llmstack_service.session() as session:
+            stored = func.unnest(func.tsvector_to_array(Chunk.search_vector))
+            lexemes = await session.scalars(select(stored).where(Chunk.id == id_))
+        terms = await terms_of(llmstack_service, passage.content)
+        assert {term.lexeme for term in terms} == {lexeme for lexeme in lexemes if "owner=" not in lexeme}
+        async with llmstack_service.session() as session:
+            for term in terms:
+                matches = Chunk.search_vector.op("@@")(cast(term.quoted, TSQUERY))
+                assert list(await session.scalars(select(Chunk.id).where(matches))) == [id_], term.quoted
+
+
+async def test_the_256_rarest_terms_bring_rows_and_all_of_them_score(llmstack_service: Service) -> None:
+    rare = [f"rare{number:03}" for number in range(256)]
+    passages = [Passage("common"), Passage("common"), Passage(f"common {rare[0]}"), Passage(rare[1])]
+    ids = await add_passages(llmstack_service, passages)
+    await refresh(llmstack_service)
+    terms = await terms_of(llmstack_service, " ".join([*rare, "common"]))
+    assert [term.lexeme for term in terms if not term.is_candidate] == ["common"]
+    rows = await search(llmstack_service, query=" ".join([*rare, "common"]))
+    scores = bm25("common rare000 rare001", passages, known=True)
+    assert [row.id for row in rows] == ids[2:]
+    assert [row.score for row in rows] == pytest.approx(scores[2:], rel=1e-3)
