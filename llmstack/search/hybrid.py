@@ -30,7 +30,7 @@ from ..db.models import CorpusStatistics
 from ..errors import ValidationError
 from .columns import SearchableMixin
 from .fusion import Fusion, RankedLeg, Weighted, fuse, numbered
-from .lexical import ParsedQuery, lexical_query, parse_query, required_clause
+from .lexical import ParsedQuery, lexical_query, owned_rows, parse_query, required_clause
 from .vectors import VectorSource, check_vector, vector_arm, vector_text
 
 MAX_LIMIT = 1000
@@ -266,6 +266,7 @@ class _Legs:
             candidates=self._candidates,
             exact_rows=self._options.exact_rows,
             ef_search=self._options.ef_search,
+            believed=owned_rows(self._corpus, self._owner),
             suffix=question.suffix,
         )
 

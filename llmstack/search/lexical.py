@@ -30,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.types import ARRAY
 
+from ..db.models import TermStatistics
 from ..db.schemas import schema_function
 from ..errors import ValidationError
 from .columns import LEXICAL_DIMENSIONS
@@ -156,6 +157,13 @@ def query_terms(
     )
     asked = _asked(words, corpus=corpus, owner=owner, languages=languages, budget=budget, floor=floor)
     return schema_function("query_terms", *asked).table_valued(*columns, name="terms")
+
+
+def owned_rows(corpus: str, owner: ColumnElement[str]) -> ColumnElement[int]:
+    """How many rows of the corpus the owner had when they were last counted; null for one not known."""
+    lexeme = schema_function("owner_lexeme", owner, type_=Text)
+    counted = select(TermStatistics.document_count)
+    return counted.where(TermStatistics.corpus == corpus, TermStatistics.lexeme == lexeme).scalar_subquery()
 
 
 def _asked(

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Select,
     String,
     and_,
+    case,
     cast,
     func,
     literal_column,
@@ -36,6 +37,8 @@ OPERATORS = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
 LARGEST_HALF, LARGEST_SINGLE = 65504.0, 3.4e38
 MAX_EF_SEARCH = 1000
 OVERSAMPLING, MAX_OVERSAMPLING = 4, 100
+# Statistics lag behind: an owner may have lost rows since.
+_FAR_MORE = 2
 # So many rows for each distance among them are too many to be believed.
 _EQUAL = 50
 # A list of IVFFlat is made for about a thousand rows, so these are some tens of thousands of comparisons.
@@ -126,12 +129,14 @@ def vector_arm(
     candidates: int,
     exact_rows: int,
     ef_search: int,
+    believed: ColumnElement[int] | None = None,
     suffix: str = "",
 ) -> tuple[CTE, ColumnElement[str]]:
     """A CTE of (id, score), nearest first, and the path that the statement took: exact, index or guard.
 
     The number of matching rows, counted up to `exact_rows` + 1, decides inside the statement which arm runs;
     an index scan that returns fewer rows than asked, or little but equal ones, is replaced by the exact scan.
+    Where the owner is `believed` to have far more rows than that, and nothing else is asked of them, none are counted.
     """
     origin = joined if joined is not None else source.id.table
     counted = (source.owner_id == owner, *source.scope)
@@ -139,8 +144,8 @@ def vector_arm(
     # As many rows as are wanted are all returned anyway, so the index can only come after them.
     exact_rows = max(exact_rows, candidates)
     distance = distance_to(source, vector)
-    reach = (
-        select(func.count().label("rows"))
+    rows: ColumnElement[int] = (
+        select(func.count())
         .select_from(
             select(literal_column("1"))
             .select_from(origin)
@@ -149,9 +154,11 @@ def vector_arm(
             .limit(exact_rows + 1)
             .subquery()
         )
-        .cte(f"reach{suffix}")
-        .prefix_with("MATERIALIZED")
+        .scalar_subquery()
     )
+    if believed is not None and not where:
+        rows = case((believed >= _FAR_MORE * exact_rows, believed), else_=rows)
+    reach = select(rows.label("rows")).cte(f"reach{suffix}").prefix_with("MATERIALIZED")
     few = select(reach.c.rows).scalar_subquery() <= exact_rows
     taken = candidates if source.bits is None else candidates * source.oversampling
     settings = _settings(max(ef_search, taken), name=f"settings{suffix}")

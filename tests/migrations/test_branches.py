@@ -162,7 +162,12 @@ async def test_models_and_migrations_give_the_same_catalog(engine: AsyncEngine) 
     async with view.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     migrated, modelled = await catalog(engine, SCHEMA), await catalog(engine, "Models")
-    apart = ("alembic_version", "lexical_query", "query_terms", *(f"chunk_embeddings_p{number:02d}" for number in range(16)))
+    apart = (
+        "alembic_version",
+        "lexical_query",
+        "query_terms",
+        *(f"chunk_embeddings_p{number:02d}" for number in range(16)),
+    )
     for kind, rows in migrated.items():
         assert [row for row in rows if row[0] not in apart] == modelled[kind], kind
 

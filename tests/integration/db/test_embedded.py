@@ -132,15 +132,18 @@ def test_shared_buffers_are_a_quarter_of_the_memory_within_bounds(
     assert f"--set=shared_buffers={megabytes}MB" in embedded_cluster._initdb_options(18)
 
 
-def test_a_fresh_folder_has_its_memory_set_and_keeps_its_owners_choice(started: Start, tmp_path: Path) -> None:
+def test_a_fresh_folder_is_set_for_this_machine_and_keeps_its_owners_choice(started: Start, tmp_path: Path) -> None:
     server = started(tmp_path / "pg")
     with warnings.catch_warnings(action="ignore"):
         from llmstack.db import embedded_cluster
     megabytes = sql(server, "SELECT setting::int / 128 FROM pg_settings WHERE name = 'shared_buffers'")
     assert f"--set=shared_buffers={megabytes}MB" in embedded_cluster._initdb_options(18)
+    assert sql(server, "SHOW random_page_cost") == "1.1"
     sql(server, "ALTER SYSTEM SET shared_buffers = '32MB'")
+    sql(server, "ALTER SYSTEM SET random_page_cost = 2")
     server.release()
-    assert sql(started(tmp_path / "pg"), "SHOW shared_buffers") == "32MB"
+    again = started(tmp_path / "pg")
+    assert (sql(again, "SHOW shared_buffers"), sql(again, "SHOW random_page_cost")) == ("32MB", "2")
 
 
 def test_processes_that_start_a_fresh_folder_at_once_share_it_and_the_last_to_exit_stops_it(

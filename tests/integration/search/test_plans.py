@@ -138,6 +138,12 @@ def indexes(plan: Any) -> set[str]:
     return {node["Index Name"] for node in nodes(plan) if "Index Name" in node}
 
 
+def counted(plan: Any) -> bool:
+    """Whether the owner's vectors were counted to choose between the two scans."""
+    (reach,) = (node for node in nodes(plan) if node.get("Subplan Name") == "CTE reach")
+    return any(name.startswith("chunk_embeddings") for name in indexes(reach) | scanned(reach))
+
+
 QUERY, VECTOR = "w17 w300 w2500", [0.1 * (number % 5) - 0.2 for number in range(DIMENSIONS)]
 
 
@@ -173,6 +179,23 @@ async def test_a_hybrid_search_reads_both_indexes_and_no_table_from_end_to_end(s
     assert "chunks" not in scanned(plan)
     read = [node["Actual Rows"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"]
     assert max(read, default=0) <= 1001
+
+
+@pytest.mark.parametrize(
+    ("owner", "asked", "is_counted"),
+    [
+        (BIG, {"exact_rows": 1000}, False),
+        # The statistics may lag behind: it has to be far more.
+        (BIG, {"exact_rows": 10_000}, True),
+        (BIG, {"exact_rows": 1000, "where": [Chunk.position <= 5]}, True),
+        (SMALL, {"exact_rows": 10_000}, True),
+        ("nobody", {"exact_rows": 1000}, True),
+    ],
+)
+async def test_an_owner_known_to_have_far_more_vectors_is_not_counted(
+    service: Service, owner: str, asked: dict[str, Any], is_counted: bool
+) -> None:
+    assert counted(await plan_of(service, owner, query=QUERY, vector=VECTOR, **asked)) == is_counted
 
 
 async def test_a_small_owners_vectors_are_read_within_one_partition(service: Service) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from search_support import CORPUS, Passage, add_passages, add_space
-from sqlalchemy import event, text
+from sqlalchemy import Text, cast, event, select, text
 from wire_support import counting_round_trips
 
 from llmstack.db import Database, Service
+from llmstack.db.models import CorpusStatistics, TermStatistics
+from llmstack.db.schemas import schema_function
 from llmstack.documents.embedding import EMBEDDED
 from llmstack.documents.models import Chunk
 from llmstack.documents.queries import vector_source
@@ -193,6 +195,24 @@ async def test_an_owner_with_few_rows_among_many_gets_all_of_them(world: World, 
         await add_passages(world.service, passages, space=world.space)
     rows = await world.search(exact_rows=0, owner_id=f"small {rows_there}", query="small tax")
     assert len(rows) == rows_there
+
+
+@pytest.mark.parametrize(("rows_there", "path"), [(5, "guard"), (60, "index")])
+async def test_statistics_that_still_count_rows_long_gone_cost_time_and_no_row(
+    world: World, rows_there: int, path: str
+) -> None:
+    owner, vectors = f"shrunk {rows_there}", VECTORS[:rows_there]
+    passages = [Passage("shrunk", owner_id=owner, vector=v) for v in vectors]
+    ids = await add_passages(world.service, passages, space=world.space)
+    async with world.service.session() as session:
+        corpus = CorpusStatistics(corpus=CORPUS, row_count=1_000_000, average_length=1.0, sampled_share=1.0)
+        await session.merge(corpus)
+        lexeme = await session.scalar(select(schema_function("owner_lexeme", cast(owner, Text))))
+        session.add(TermStatistics(corpus=CORPUS, lexeme=lexeme, document_count=1_000_000))
+        await session.commit()
+    rows = await world.search(exact_rows=1000, owner_id=owner, knobs=BY_INDEX)
+    assert paths(rows) == {path}
+    assert [row.id for row in rows] == World(world.service, world.space, ids).nearest(list(range(rows_there)), 10)
 
 
 async def test_a_space_without_an_index_costs_time_and_no_row(world: World) -> None:

@@ -32,7 +32,7 @@ def test_every_mode_is_one_statement_with_the_same_columns_in_a_total_order(
 
 def test_a_leg_that_is_not_asked_for_is_not_there() -> None:
     assert "chunk_embeddings" not in search_sql(query="tax")
-    assert "term_statistics" not in search_sql(vector=VECTOR, source=SOURCE)
+    assert "lexical_query" not in search_sql(vector=VECTOR, source=SOURCE)
 
 
 def test_conditions_are_in_every_arm() -> None:
