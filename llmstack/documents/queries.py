@@ -15,7 +15,6 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Select,
-    String,
     Text,
     and_,
     bindparam,
@@ -37,7 +36,7 @@ from ..search import SearchOptions, Variant, VectorSource, hybrid, metadata_filt
 from ..search.fusion import Fusion
 from ..search.hybrid import MAX_LIMIT
 from ..search.lexical import parse_query
-from ..search.vectors import check_vector, vector_text
+from ..search.vectors import SENT, check_vector
 from .languages import normalize_language
 from .models import Chunk, ChunkEmbedding, Document
 from .preparation import check_date, check_document_type, check_owner, check_text
@@ -184,7 +183,7 @@ def plain_search(
     return search(
         owner_id=bindparam("owner_id", type_=Text),
         query=bindparam("words", type_=Text) if with_text else None,
-        vector=None if space is None else bindparam("vector", type_=String),
+        vector=None if space is None else bindparam("vector", type_=SENT),
         space=space,
         limit=limit,
         fusion=fusion,
@@ -198,7 +197,7 @@ def search(
     *,
     owner_id: str | BindParameter[str],
     query: str | BindParameter[str] | None,
-    vector: Sequence[float] | BindParameter[str] | None,
+    vector: Sequence[float] | BindParameter[Any] | None,
     space: Space | None,
     variants: Sequence[Variant] = (),
     where: Sequence[ColumnElement[bool]] = (),
@@ -264,7 +263,7 @@ def prepared_search(
     if parsed is not None:
         values["words"] = parsed.words
     if space is not None and vector is not None:
-        values["vector"] = vector_text(check_vector(vector_source(space), vector))
+        values["vector"] = check_vector(vector_source(space), vector)
     statement = plain_search(
         space,
         with_text=parsed is not None,

@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import (
     Executable,
     Select,
-    String,
     Text,
     bindparam,
     cast,
@@ -26,7 +25,7 @@ from ..db.explain import Explain
 from ..db.schemas import qualified
 from ..errors import ValidationError
 from ..search.hybrid import SearchOptions
-from ..search.vectors import distance_to, similarity, vector_arm
+from ..search.vectors import SENT, distance_to, similarity, vector_arm
 from .index import index_name
 from .queue import EmbeddedTable, core_table
 from .vectors import Searched, column_of, source_of
@@ -64,7 +63,7 @@ class Recall:
 class _Sampled:
     owner_id: str
     id: uuid.UUID
-    vector: str
+    vector: list[float]
 
 
 async def measure_recall(
@@ -137,7 +136,7 @@ def _sampled(table: EmbeddedTable, space: Searched, *, percent: float, wanted: i
         .limit(wanted)
         .subquery()
     )
-    return select(kept.c.owner_id, kept.c.chunk_id, cast(kept.c.vector, Text))
+    return select(kept.c.owner_id, kept.c.chunk_id, cast(kept.c.vector, SENT))
 
 
 class _Search:
@@ -150,7 +149,7 @@ class _Search:
         self._index = index_name(core_table(table.embeddings).name, space.id)
         self._id = sampled.id
         self._owner = bindparam("owner_id", sampled.owner_id, Text, unique=True)
-        self._vector = bindparam("vector", sampled.vector, String, unique=True)
+        self._vector = bindparam("vector", sampled.vector, SENT, unique=True)
         self._k = k
         self.path = ""
         arm, path = vector_arm(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -40,6 +41,17 @@ class Searched(Stored, Protocol):
 
     @property
     def quantization(self) -> str | None: ...
+
+
+@functools.cache
+def _text_format(dimensions: int) -> str:
+    # Nine digits carry any 4-byte float; formatting all at once takes a third of the time of `str`.
+    return "[" + ",".join(["%.9g"] * dimensions) + "]"
+
+
+def vector_text(vector: Sequence[float]) -> str:
+    """The vector as pgvector reads it, exact to 4-byte floats."""
+    return _text_format(len(vector)) % tuple(vector)
 
 
 def vector_type(space: Stored) -> HALFVEC | VECTOR:

@@ -12,13 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.database import Service
 from ..errors import EmbeddingError
-from ..search.vectors import vector_text
 from ..settings import Settings
 from . import queue
 from .batches import embed_all
 from .protocol import Embedder
 from .queue import Claim, EmbeddedTable
 from .spaces import Space
+from .vectors import vector_text
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""

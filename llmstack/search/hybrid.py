@@ -13,7 +13,6 @@ from sqlalchemy import (
     ColumnElement,
     Float,
     Select,
-    String,
     Text,
     bindparam,
     cast,
@@ -31,7 +30,7 @@ from ..errors import ValidationError
 from .columns import SearchableMixin
 from .fusion import Fusion, RankedLeg, Weighted, fuse, numbered
 from .lexical import ParsedQuery, lexical_query, owned_rows, parse_query, required_clause
-from .vectors import VectorSource, check_vector, vector_arm, vector_text
+from .vectors import SENT, VectorSource, check_vector, vector_arm
 
 MAX_LIMIT = 1000
 MAX_VARIANTS = 16
@@ -87,7 +86,7 @@ def hybrid(
     corpus: str,
     owner_id: str | BindParameter[str],
     query: str | BindParameter[str] | None = None,
-    vector: Sequence[float] | BindParameter[str] | None = None,
+    vector: Sequence[float] | BindParameter[Any] | None = None,
     source: VectorSource | None = None,
     variants: Sequence[Variant] = (),
     languages: Sequence[str] | Select[Any] = ("english",),
@@ -107,7 +106,7 @@ def hybrid(
     them. Execute it in a transaction or in AUTOCOMMIT: index settings are local to it.
 
     Bind parameters in place of `owner_id`, `query` and `vector` make a statement that can be kept: the query is then
-    taken without operators, the vector in PostgreSQL's text form.
+    taken without operators, the vector of the type `ARRAY(REAL)`.
     """
     if not 1 <= limit <= MAX_LIMIT:
         raise ValidationError("limit", f"it must be from 1 to {MAX_LIMIT}, not {limit}")
@@ -142,7 +141,7 @@ class _Question:
     """One wording of the query with its parameters; `suffix` keeps its parts of the statement apart."""
 
     words: BindParameter[str] | None
-    vector: BindParameter[str] | None
+    vector: BindParameter[Any] | None
     parsed: ParsedQuery
     weight: float = 1.0
     suffix: str = ""
@@ -150,7 +149,7 @@ class _Question:
 
 def _questions(
     query: str | BindParameter[str] | None,
-    vector: Sequence[float] | BindParameter[str] | None,
+    vector: Sequence[float] | BindParameter[Any] | None,
     source: VectorSource | None,
     variants: Sequence[Variant],
     options: SearchOptions,
@@ -173,7 +172,7 @@ def _questions(
 
 def _question(
     query: str | BindParameter[str] | None,
-    vector: Sequence[float] | BindParameter[str] | None,
+    vector: Sequence[float] | BindParameter[Any] | None,
     source: VectorSource | None,
     *,
     operators: bool,
@@ -183,7 +182,7 @@ def _question(
         parsed = parse_query(query, operators=operators)
         query = bindparam("words", parsed.words, Text, unique=True)
     if source is not None and vector is not None and not isinstance(vector, BindParameter):
-        vector = bindparam("vector", vector_text(check_vector(source, vector)), String, unique=True)
+        vector = bindparam("vector", check_vector(source, vector), SENT, unique=True)
     assert vector is None or isinstance(vector, BindParameter)
     return _Question(words=query, vector=vector, parsed=parsed)
 

@@ -20,9 +20,8 @@ from llmstack.documents.models import ChunkEmbedding
 from llmstack.documents.queries import CORPUS
 from llmstack.embeddings import EmbeddingSpace
 from llmstack.embeddings.index import SpaceIndex
-from llmstack.embeddings.vectors import source_of
+from llmstack.embeddings.vectors import source_of, vector_text
 from llmstack.search import SearchOptions, VectorSource, hybrid
-from llmstack.search.vectors import vector_text
 from llmstack.settings import Settings
 
 from .measures import quantiles

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from llmstack.db import Service
 from llmstack.embeddings import EmbeddingSpace
-from llmstack.search.vectors import vector_text
+from llmstack.embeddings.vectors import vector_text
 
 Floats = NDArray[np.float64]
 

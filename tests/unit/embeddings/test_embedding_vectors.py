@@ -12,7 +12,7 @@ from sqlalchemy.orm import aliased
 
 from llmstack.documents.models import ChunkEmbedding
 from llmstack.embeddings import Space, column_of
-from llmstack.search.vectors import vector_text
+from llmstack.embeddings.vectors import vector_text
 
 
 def _space(storage: str) -> Space:

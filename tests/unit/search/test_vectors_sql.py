@@ -113,7 +113,7 @@ def test_a_vector_in_the_searched_table_itself_leaves_unsearchable_rows_out() ->
 
 def test_the_vector_is_sent_once() -> None:
     values = list(compiled(searched(**SEARCH)).params.values())
-    assert values.count("[1,0,0.5]") == 1
+    assert values.count([1.0, 0.0, 0.5]) == 1
 
 
 @pytest.mark.parametrize(("distance", "operator"), [("cosine", "<=>"), ("inner_product", "<#>"), ("l2", "<->")])
