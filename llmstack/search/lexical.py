@@ -115,13 +115,14 @@ def lexical_query(
     bring rows. `suffix` tells several queries in one statement apart.
     """
     columns = (
-        column("weights", SPARSEVEC(LEXICAL_DIMENSIONS)),
+        column("weights", Text()),
         column("candidates", TSQUERY()),
         column("everything", TSQUERY()),
     )
     asked = _asked(words, corpus=corpus, owner=owner, languages=languages, budget=budget, floor=floor)
     read = schema_function("lexical_query", *asked).table_valued(*columns, name=f"read{suffix}")
-    query = select(*read.c).cte(f"query{suffix}").prefix_with("MATERIALIZED")
+    weights = cast(read.c.weights, SPARSEVEC(LEXICAL_DIMENSIONS)).label("weights")
+    query = select(weights, read.c.candidates, read.c.everything).cte(f"query{suffix}").prefix_with("MATERIALIZED")
     return LexicalQuery(
         weights=select(query.c.weights).scalar_subquery(),
         candidates=select(query.c.candidates).scalar_subquery(),

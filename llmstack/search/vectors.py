@@ -149,7 +149,7 @@ def vector_arm(
         .scalar_subquery()
     )
     if believed is not None and not where:
-        rows = case((believed >= _FAR_MORE * exact_rows, believed), else_=rows)
+        rows = case((believed >= _FAR_MORE * exact_rows, exact_rows + 1), else_=rows)
     reach = select(rows.label("rows")).cte(f"reach{suffix}").prefix_with("MATERIALIZED")
     few = select(reach.c.rows).scalar_subquery() <= exact_rows
     taken = candidates if source.bits is None else candidates * source.oversampling
