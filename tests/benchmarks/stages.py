@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from sqlalchemy import func, update
 
 from llmstack import LLMStack
-from llmstack.documents import ChunkingConfig, DocumentInput
+from llmstack.documents import ChunkingConfig, Document, DocumentInput, Recency
 from llmstack.embeddings import LocalEmbedder
 from llmstack.retrieval import CallableReranker, KeywordExpander
 
@@ -33,6 +35,7 @@ async def measure(url: str, collection: Collection) -> list[dict[str, Any]]:
     given = Given(name=f"benchmark/{collection.name}", vectors=_vectors(collection))
     whole = DocumentStages(url, collection, schema=f"quality_{collection.name}")
     local = DocumentStages(url, collection, schema=f"quality_{collection.name}_local")
+    await whole.date_at_random(given)
     return [
         *await whole.rows(given, GIVEN),
         *await local.rows(LocalEmbedder(), LOCAL),
@@ -74,6 +77,17 @@ class DocumentStages:
                 assert added.error is None, added.error
             await stack.documents.settle()
             await stack.documents.refresh_statistics()
+
+    async def date_at_random(self, embedder: Any) -> None:
+        """Give the documents, which have no dates, such of the last two years that tell nothing of their worth."""
+        day = func.abs(func.hashtext(Document.id_at_origin)) % 730
+        dated = update(Document).values(document_date=func.now() - func.make_interval(0, 0, 0, day))
+        async with (
+            LLMStack.open(self._url, schema=self._schema, embedder=embedder) as stack,
+            stack.service.session() as session,
+        ):
+            await session.execute(dated, execution_options={"synchronize_session": False})
+            await session.commit()
 
     async def rows(self, embedder: Any, stages: Stages) -> list[dict[str, Any]]:
         """A row for each stage; the first is what the others are compared with."""
@@ -159,5 +173,6 @@ GIVEN: Stages = {
     "diversity 0.3": {"diversity": 0.3},
     "minimum score 0": {"min_score": 0.0},
     "candidates 300": {"candidates": 300},
+    "recency of 90 days, dates at random": {"recency": Recency(half_life=dt.timedelta(days=90))},
 }
 LOCAL: Stages = {"hybrid, local embedder": {}, "wordings: keywords and sentences": {"expand": KeywordExpander()}}
