@@ -235,6 +235,8 @@ async def test_too_few_lists_looked_at_are_noticed(llmstack_service: Service, mo
         page, paths = await there.page(query)
         assert (page, paths) == (there.nearest(query), {"guard"})
     monkeypatch.undo()
-    page, paths = await there.page(QUERIES[0])
-    assert paths == {"index"}
-    assert len({*page} & {*there.nearest(QUERIES[0])}) >= 8
+    found = [await there.page(query) for query in QUERIES]
+    assert {path for _, paths in found for path in paths} == {"index"}
+    shares = [len({*page} & {*there.nearest(query)}) / 10 for (page, _), query in zip(found, QUERIES, strict=True)]
+    # The lists are drawn anew by every build: a single page may miss half, their mean was .85 to .88 in eight builds.
+    assert np.mean(shares) >= 0.8
