@@ -27,6 +27,7 @@ def _grants(schema: str, role: str, extension_schema: str) -> list[str]:
         f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {place} TO {who}",
         f"ALTER DEFAULT PRIVILEGES IN SCHEMA {place} GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {who}",
         f"ALTER DEFAULT PRIVILEGES IN SCHEMA {place} GRANT USAGE, SELECT ON SEQUENCES TO {who}",
+        f"ALTER DEFAULT PRIVILEGES IN SCHEMA {place} GRANT EXECUTE ON FUNCTIONS TO {who}",
     ]
     if extension_schema != "public":
         statements.append(f"GRANT USAGE ON SCHEMA {quote(extension_schema)} TO {who}")

@@ -131,6 +131,15 @@ async def test_rows_of_tables_that_come_later_are_granted_too(engine: AsyncEngin
     assert await fetch(engine, f"SELECT has_table_privilege('{app}', 'shop.documents', 'INSERT')")
 
 
+async def test_functions_that_come_later_are_granted_too(engine: AsyncEngine, app: str) -> None:
+    await execute(engine, "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
+    await migrate.upgrade(engine, schema="shop", target="kernel_0002")
+    await migrate.apply_grants(engine, schema="shop", role=app)
+    await migrate.upgrade(engine, schema="shop")
+    allowed = f"bool_and(has_function_privilege('{app}', oid, 'EXECUTE'))"
+    assert await fetch(engine, f"SELECT {allowed} FROM pg_proc WHERE pronamespace = 'shop'::regnamespace")
+
+
 async def test_a_role_that_does_not_exist_or_is_an_attack_is_refused(engine: AsyncEngine) -> None:
     await migrate.upgrade(engine, schema="shop")
     for name in ("nobody at all", 'x"; DROP SCHEMA shop CASCADE; --', 'x";\nDROP SCHEMA shop CASCADE;--'):
