@@ -17,7 +17,7 @@ from ..db.explain import Explain
 from ..db.models import CorpusStatistics
 from ..search import SearchOptions
 from ..search.hybrid import languages_cte
-from ..search.lexical import parse_query, query_terms, single_term
+from ..search.lexical import Reading, parse_query, query_terms, single_term
 from .models import Chunk
 from .queries import CORPUS, any_of, spoken_languages
 from .records import MatchedTerm, PlanStep, QueryTerm
@@ -25,14 +25,15 @@ from .records import MatchedTerm, PlanStep, QueryTerm
 
 def _terms(*, owner_id: str, query: str, options: SearchOptions, floor: int) -> TableValuedAlias:
     parsed = parse_query(query, operators=options.operators)
-    return query_terms(
-        bindparam("words", parsed.words, Text, unique=True),
+    reading = Reading(
+        words=bindparam("words", parsed.words, Text, unique=True),
         corpus=CORPUS,
         owner=bindparam("owner_id", owner_id, Text, unique=True),
         languages=languages_cte(spoken_languages(owner_id)),
         budget=options.budget,
         floor=floor,
     )
+    return query_terms(reading)
 
 
 async def read_terms(

@@ -36,7 +36,7 @@ from ..search import SearchOptions, Variant, VectorSource, hybrid, metadata_filt
 from ..search.fusion import Fusion
 from ..search.hybrid import MAX_LIMIT
 from ..search.lexical import parse_query
-from ..search.vectors import SENT, check_vector
+from ..search.vectors import QUERY_VECTOR, check_vector
 from .languages import normalize_language
 from .models import Chunk, ChunkEmbedding, Document
 from .preparation import check_date, check_document_type, check_owner, check_text
@@ -183,7 +183,7 @@ def plain_search(
     return search(
         owner_id=bindparam("owner_id", type_=Text),
         query=bindparam("words", type_=Text) if with_text else None,
-        vector=None if space is None else bindparam("vector", type_=SENT),
+        vector=None if space is None else bindparam("vector", type_=QUERY_VECTOR),
         space=space,
         limit=limit,
         fusion=fusion,

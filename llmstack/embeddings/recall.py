@@ -25,7 +25,7 @@ from ..db.explain import Explain
 from ..db.schemas import qualified
 from ..errors import ValidationError
 from ..search.hybrid import SearchOptions
-from ..search.vectors import SENT, distance_to, similarity, vector_arm
+from ..search.vectors import QUERY_VECTOR, distance_to, similarity, vector_arm
 from .index import index_name
 from .queue import EmbeddedTable, core_table
 from .vectors import Searched, column_of, source_of
@@ -136,7 +136,7 @@ def _sampled(table: EmbeddedTable, space: Searched, *, percent: float, wanted: i
         .limit(wanted)
         .subquery()
     )
-    return select(kept.c.owner_id, kept.c.chunk_id, cast(kept.c.vector, SENT))
+    return select(kept.c.owner_id, kept.c.chunk_id, cast(kept.c.vector, QUERY_VECTOR))
 
 
 class _Search:
@@ -149,7 +149,7 @@ class _Search:
         self._index = index_name(core_table(table.embeddings).name, space.id)
         self._id = sampled.id
         self._owner = bindparam("owner_id", sampled.owner_id, Text, unique=True)
-        self._vector = bindparam("vector", sampled.vector, SENT, unique=True)
+        self._vector = bindparam("vector", sampled.vector, QUERY_VECTOR, unique=True)
         self._k = k
         self.path = ""
         arm, path = vector_arm(

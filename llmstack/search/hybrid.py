@@ -29,8 +29,8 @@ from ..db.models import CorpusStatistics
 from ..errors import ValidationError
 from .columns import SearchableMixin
 from .fusion import Fusion, RankedLeg, Weighted, fuse, numbered
-from .lexical import ParsedQuery, lexical_query, owned_rows, parse_query, required_clause
-from .vectors import SENT, VectorSource, check_vector, vector_arm
+from .lexical import ParsedQuery, Reading, lexical_query, owned_rows, parse_query, required_clause
+from .vectors import QUERY_VECTOR, VectorSource, check_vector, vector_arm
 
 MAX_LIMIT = 1000
 MAX_VARIANTS = 16
@@ -182,7 +182,7 @@ def _question(
         parsed = parse_query(query, operators=operators)
         query = bindparam("words", parsed.words, Text, unique=True)
     if source is not None and vector is not None and not isinstance(vector, BindParameter):
-        vector = bindparam("vector", check_vector(source, vector), SENT, unique=True)
+        vector = bindparam("vector", check_vector(source, vector), QUERY_VECTOR, unique=True)
     assert vector is None or isinstance(vector, BindParameter)
     return _Question(words=query, vector=vector, parsed=parsed)
 
@@ -215,15 +215,15 @@ class _Legs:
     def text(self, question: _Question) -> CTE:
         assert question.words is not None
         suffix = question.suffix
-        lexical = lexical_query(
-            question.words,
+        reading = Reading(
+            words=question.words,
             corpus=self._corpus,
             owner=self._owner,
             languages=self._languages,
             budget=self._options.budget,
             floor=self._candidates,
-            suffix=suffix,
         )
+        lexical = lexical_query(reading, suffix=suffix)
         matches = self._model.search_vector.op("@@")
         first = self._scored(lexical.weights, (matches(lexical.candidates),), f"budgeted{suffix}")
         # The budget is an estimate, made before the filters: a short page is filled from all terms.

@@ -101,26 +101,39 @@ class LexicalQuery:
     everything: ColumnElement[Any]
 
 
-def lexical_query(
-    words: ColumnElement[str],
-    *,
-    corpus: str,
-    owner: ColumnElement[str],
-    languages: CTE,
-    budget: int,
-    floor: int,
-    suffix: str = "",
-) -> LexicalQuery:
-    """The query's side of the text leg: all terms count in the score, and the `query_terms` that are rare enough
-    bring rows. `suffix` tells several queries in one statement apart.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Words to be read under these languages, for one owner in one corpus.
+
+    Terms are candidates until `budget` rows of the owner are estimated, and one term more while fewer than `floor`
+    rows are expected.
+    """
+
+    words: ColumnElement[str]
+    corpus: str
+    owner: ColumnElement[str]
+    languages: CTE
+    budget: int
+    floor: int
+
+    def call(self, name: str) -> schema_function:
+        """A call of one of the schema's functions that read a query."""
+        spoken = func.array(select(self.languages.c.language).scalar_subquery(), type_=ARRAY(Text))
+        bounds = cast(self.budget, Float), cast(self.floor, Float)
+        return schema_function(name, cast(self.corpus, Text), self.owner, cast(self.words, Text), spoken, *bounds)
+
+
+def lexical_query(reading: Reading, *, suffix: str = "") -> LexicalQuery:
+    """The query's side of the text leg: all terms count in the score, and those that are candidates bring rows.
+
+    `suffix` tells several queries in one statement apart.
     """
     columns = (
         column("weights", Text()),
         column("candidates", TSQUERY()),
         column("everything", TSQUERY()),
     )
-    asked = _asked(words, corpus=corpus, owner=owner, languages=languages, budget=budget, floor=floor)
-    read = schema_function("lexical_query", *asked).table_valued(*columns, name=f"read{suffix}")
+    read = reading.call("lexical_query").table_valued(*columns, name=f"read{suffix}")
     weights = cast(read.c.weights, SPARSEVEC(LEXICAL_DIMENSIONS)).label("weights")
     query = select(weights, read.c.candidates, read.c.everything).cte(f"query{suffix}").prefix_with("MATERIALIZED")
     return LexicalQuery(
@@ -130,20 +143,11 @@ def lexical_query(
     )
 
 
-def query_terms(
-    words: ColumnElement[str],
-    *,
-    corpus: str,
-    owner: ColumnElement[str],
-    languages: CTE,
-    budget: int,
-    floor: int,
-) -> TableValuedAlias:
-    """The lexemes of one query in one corpus: a row each of (lexeme, quoted, dimension, frequency, document_count, idf,
-    estimated_rows, is_candidate, place), rarest first.
+def query_terms(reading: Reading) -> TableValuedAlias:
+    """The lexemes of a query, a row each, rarest first.
 
-    Terms are candidates until `budget` rows of the owner are estimated, and one term more while fewer than `floor`
-    rows are expected. `quoted` is the lexeme as a tsquery reads it, `dimension` its place in a row's weights.
+    The columns are lexeme, quoted (as a tsquery reads it), dimension (in the weights of a row), frequency,
+    document_count, idf, estimated_rows, is_candidate and place.
     """
     columns = (
         column("lexeme", Text()),
@@ -156,8 +160,7 @@ def query_terms(
         column("is_candidate", Boolean()),
         column("place", BigInteger()),
     )
-    asked = _asked(words, corpus=corpus, owner=owner, languages=languages, budget=budget, floor=floor)
-    return schema_function("query_terms", *asked).table_valued(*columns, name="terms")
+    return reading.call("query_terms").table_valued(*columns, name="terms")
 
 
 def owned_rows(corpus: str, owner: ColumnElement[str]) -> ColumnElement[int]:
@@ -165,13 +168,6 @@ def owned_rows(corpus: str, owner: ColumnElement[str]) -> ColumnElement[int]:
     lexeme = schema_function("owner_lexeme", owner, type_=Text)
     counted = select(TermStatistics.document_count)
     return counted.where(TermStatistics.corpus == corpus, TermStatistics.lexeme == lexeme).scalar_subquery()
-
-
-def _asked(
-    words: ColumnElement[str], *, corpus: str, owner: ColumnElement[str], languages: CTE, budget: int, floor: int
-) -> tuple[ColumnElement[Any], ...]:
-    spoken = func.array(select(languages.c.language).scalar_subquery(), type_=ARRAY(Text))
-    return cast(corpus, Text), owner, cast(words, Text), spoken, cast(budget, Float), cast(floor, Float)
 
 
 def _constant(text: str) -> ColumnElement[str]:

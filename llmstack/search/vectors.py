@@ -35,6 +35,8 @@ _EXACT, _GUARD, _INDEX = (literal_column(f"'{path}'", String()) for path in ("ex
 OPERATORS = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
 LARGEST_HALF, LARGEST_SINGLE = 65504.0, 3.4e38
 MAX_EF_SEARCH = 1000
+QUERY_VECTOR = ARRAY(REAL)
+"""How the vector of a query is sent: in binary, which is written and read much faster than its text."""
 OVERSAMPLING, MAX_OVERSAMPLING = 4, 100
 # Statistics lag behind: an owner may have lost rows since.
 _FAR_MORE = 2
@@ -67,10 +69,6 @@ class VectorSource:
             raise ValidationError("distance", f"{self.distance!r} is unknown; use one of {', '.join(OPERATORS)}")
         if not 1 <= self.oversampling <= MAX_OVERSAMPLING:
             raise ValidationError("oversampling", f"it must be from 1 to {MAX_OVERSAMPLING}")
-
-
-# How a vector is sent to be searched for: in binary, which is read and written much faster than its text.
-SENT = ARRAY(REAL)
 
 
 def check_vector(source: VectorSource, vector: Sequence[float]) -> list[float]:

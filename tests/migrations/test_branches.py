@@ -77,6 +77,15 @@ async def test_a_single_branch_brings_what_it_depends_on(url: str, engine: Async
     assert await applied(engine, SCHEMA) == list(MODULES)
 
 
+async def test_a_schema_may_be_called_what_could_end_a_functions_body(engine: AsyncEngine) -> None:
+    schema = "a$body$b $$"
+    await migrate.upgrade(engine, schema=schema)
+    read = (
+        f"""SELECT everything::text FROM "{schema}".lexical_query('documents', 'acme', 'tax', ARRAY['english'], 1, 1)"""
+    )
+    assert str(await fetch(engine, read)).endswith("& 'tax'")
+
+
 async def test_status_tells_current_head_and_pending_of_each_module(engine: AsyncEngine) -> None:
     before = await migrate.status(engine, schema=SCHEMA)
     assert [(row.module, row.current) for row in before] == [(name, None) for name in MODULES]

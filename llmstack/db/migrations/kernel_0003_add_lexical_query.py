@@ -17,19 +17,20 @@ ARGUMENTS = (
 )
 
 
-# The bodies are text with the schema's name in them: functions that PostgreSQL had parsed would keep the tables from
-# being dropped, and before version 18 would be planned in every call.
+def literal(body: str) -> str:
+    """A body as a string constant, whatever the schema that it names is called.
+
+    Functions that PostgreSQL had parsed would keep the tables from being dropped, and before version 18 would be
+    planned in every call.
+    """
+    return "'" + body.replace("'", "''") + "'"
+
+
 def create_terms() -> None:
     own = quote(schema())
     # Lexemes that occur once are not stored. An owner that the statistics do not know is new or too small for their
     # sample: any term may enter.
-    op.execute(f"""
-CREATE FUNCTION query_terms({ARGUMENTS}) RETURNS TABLE (
-    lexeme text, quoted text, dimension integer, frequency integer, document_count bigint, idf double precision,
-    estimated_rows double precision, is_candidate boolean, place bigint
-)
-LANGUAGE sql STABLE
-AS $body$
+    body = literal(f"""
   WITH known AS MATERIALIZED (
     SELECT counted.lexeme, counted.frequency,
            coalesce((SELECT t.document_count FROM {own}.term_statistics t
@@ -61,7 +62,14 @@ AS $body$
          r.place <= 256 AND (r.total <= budget OR r.total - r.cost < least_rows), r.place
   FROM ranked r
   ORDER BY r.place
-$body$
+""")
+    op.execute(f"""
+CREATE FUNCTION query_terms({ARGUMENTS}) RETURNS TABLE (
+    lexeme text, quoted text, dimension integer, frequency integer, document_count bigint, idf double precision,
+    estimated_rows double precision, is_candidate boolean, place bigint
+)
+LANGUAGE sql STABLE PARALLEL SAFE
+AS {body}
 """)
     op.execute(
         "COMMENT ON FUNCTION query_terms IS 'The lexemes of a query, rarest first. Terms are candidates until budget "
@@ -71,14 +79,7 @@ $body$
 
 def create_query() -> None:
     own = quote(schema())
-    # Its plan is kept even where the session asks for new ones, and it may have been made of tables still empty.
-    op.execute(f"""
-CREATE FUNCTION lexical_query({ARGUMENTS})
-RETURNS TABLE (weights text, candidates tsquery, everything tsquery)
-LANGUAGE plpgsql STABLE ROWS 1
-SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off
-AS $body$
+    body = literal(f"""
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
@@ -98,7 +99,16 @@ BEGIN
          ('''' || {own}.owner_lexeme(of_owner) || ''' & (' || everything || ')')::tsquery
   FROM listed;
 END
-$body$
+""")
+    # Its plan is kept even where the session asks for new ones, and it may have been made of tables still empty.
+    # The leader of a parallel plan calls it, once.
+    op.execute(f"""
+CREATE FUNCTION lexical_query({ARGUMENTS})
+RETURNS TABLE (weights text, candidates tsquery, everything tsquery)
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED ROWS 1
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS {body}
 """)
     op.execute(
         "COMMENT ON FUNCTION lexical_query IS 'The weight of each lexeme, as a sparsevec reads them; the rows that the "

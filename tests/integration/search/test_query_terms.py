@@ -5,26 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from search_support import CORPUS, Passage, add_passages, bm25, refresh, search
-from sqlalchemy import Text, cast, func, literal, select
+from search_support import CORPUS, Passage, add_passages, bm25, dimension, refresh, search
+from sqlalchemy import Text, cast, func, literal, select, text
 from sqlalchemy.dialects.postgresql import TSQUERY
 
 from llmstack.db import Service
+from llmstack.db.explain import Explain
 from llmstack.documents.models import Chunk
+from llmstack.search import hybrid
+from llmstack.search.columns import LEXICAL_DIMENSIONS
 from llmstack.search.hybrid import languages_cte
-from llmstack.search.lexical import query_terms
+from llmstack.search.lexical import Reading, query_terms
 
 
-async def terms_of(
-    service: Service, words: str, *, languages: tuple[str, ...] = ("simple",), **bounds: Any
-) -> list[Any]:
-    read = query_terms(
-        literal(words, Text),
+def _reading(words: str, languages: tuple[str, ...], **bounds: Any) -> Reading:
+    return Reading(
+        words=literal(words, Text),
         corpus=CORPUS,
         owner=literal("acme", Text),
         languages=languages_cte(languages),
         **{"budget": 2000, "floor": 1, **bounds},
     )
+
+
+async def terms_of(
+    service: Service, words: str, *, languages: tuple[str, ...] = ("simple",), **bounds: Any
+) -> list[Any]:
+    read = query_terms(_reading(words, languages, **bounds))
     async with service.session() as session:
         return list(await session.execute(select(read)))
 
@@ -80,3 +87,32 @@ async def test_the_256_rarest_terms_bring_rows_and_all_of_them_score(llmstack_se
     scores = bm25("common rare000 rare001", passages, known=True)
     assert [row.id for row in rows] == ids[2:]
     assert [row.score for row in rows] == pytest.approx(scores[2:], rel=1e-3)
+
+
+async def test_a_query_of_more_terms_than_a_sparse_vector_holds_keeps_the_heaviest(llmstack_service: Service) -> None:
+    words = "again again " + " ".join(f"n{number}" for number in range(17_000))
+    called = _reading(words, ("simple",)).call("lexical_query").table_valued("weights")
+    async with llmstack_service.session() as session:
+        entries, dimensions = (await session.scalars(select(called.c.weights))).one().removeprefix("{").split("}/")
+    assert int(dimensions) == LEXICAL_DIMENSIONS
+    weights = {int(entry.split(":")[0]): float(entry.split(":")[1]) for entry in entries.split(",")}
+    assert len(weights) == 16_000
+    assert weights[dimension("again")] == pytest.approx(2 * min(weights.values()))
+
+
+async def test_a_search_by_text_alone_may_be_planned_in_parallel(llmstack_service: Service) -> None:
+    ids = await add_passages(llmstack_service, [Passage(f"tax {number}") for number in range(2000)])
+    costs = (
+        "parallel_setup_cost",
+        "parallel_tuple_cost",
+        "min_parallel_table_scan_size",
+        "min_parallel_index_scan_size",
+    )
+    statement = hybrid(Chunk, corpus=CORPUS, owner_id="acme", query="tax", languages=("simple",), limit=1000)
+    async with llmstack_service.session() as session:
+        await session.execute(text("ANALYZE llmstack.chunks"))
+        for name in costs:
+            await session.execute(text(f"SET LOCAL {name} = 0"))
+        plan = "\n".join(await session.scalars(Explain(statement)))
+        assert "Parallel" in plan, plan
+        assert [row.id for row in await session.execute(statement)] == ids[:1000]
