@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Sequence
 
 from ..errors import EmbeddingError, MissingExtra
@@ -35,17 +34,13 @@ async def embed_all(
         _check(embedder, batch, vectors, dimensions=expected, storage=storage)
         return vectors
 
-    if len(batches) == 1:
-        # A query: a task for it alone costs more than the rest of this.
-        made = [await embed_one(batches[0])]
-    else:
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(embed_one(batch)) for batch in batches]
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        made = [task.result() for task in tasks]
-    by_text = dict(zip(unique, itertools.chain.from_iterable(made), strict=True))
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(embed_one(batch)) for batch in batches]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    found = (vector for task in tasks for vector in task.result())
+    by_text = dict(zip(unique, found, strict=True))
     return [by_text[text] for text in texts]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 import time
@@ -187,3 +188,19 @@ async def test_the_first_failure_stops_the_other_calls() -> None:
 def test_a_callable_needs_dimensions(dimensions: int) -> None:
     with pytest.raises(ConfigurationError, match="dimensions"):
         CallableEmbedder(_lengths, name="m", dimensions=dimensions)
+
+
+async def test_an_embedder_that_overhears_a_cancellation_does_not_keep_its_caller_going() -> None:
+    asked = asyncio.Event()
+
+    async def deaf(texts: list[str]) -> list[list[float]]:
+        asked.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(10)
+        return [[1.0, 0.0]] * len(texts)
+
+    task = asyncio.create_task(_embed(deaf, ["one text"]))
+    await asked.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
