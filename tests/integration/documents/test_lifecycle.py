@@ -211,7 +211,7 @@ async def test_however_many_are_deleted_few_ids_are_held_at_a_time(
     def measure(*given: Any) -> None:
         nonlocal longest
         # The other lists are vectors.
-        ids = (value for value in given[3] if isinstance(value, list) and not isinstance(value[0], float))
+        ids = (value for value in given[3] if value and isinstance(value, list) and not isinstance(value[0], float))
         longest = max([longest, *map(len, ids)])
 
     engine = stack.database.engine.sync_engine
