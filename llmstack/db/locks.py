@@ -1,4 +1,4 @@
-"""Locks between processes: one at a time migrates a schema, or builds an index."""
+"""Locks between processes: one at a time migrates a schema, or builds an index; and brief waits for a table's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import tenacity
+
 from ..errors import MigrationError, MigrationLockTimeout
+from .translate import lock_was_taken
+
+_BRIEF_WAITS = 10
 
 _POLL_SECONDS = 0.1
 _REPORT_SECONDS = 5.0
@@ -70,6 +75,16 @@ async def acquire(
             on_wait(f"waiting for {what}; {await _holder(connection, key)}")
             report_at = now + _REPORT_SECONDS
         await asyncio.sleep(_POLL_SECONDS)
+
+
+def after_brief_waits() -> tenacity.AsyncRetrying:
+    """Repeats what gave up after lock_timeout, at random pauses: of brief waits, however many, no queue forms."""
+    return tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception(lock_was_taken),
+        stop=tenacity.stop_after_attempt(_BRIEF_WAITS),
+        wait=tenacity.wait_random(0.1, 1.0),
+        reraise=True,
+    )
 
 
 async def _holder(connection: Any, key: int) -> str:

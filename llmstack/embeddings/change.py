@@ -8,13 +8,13 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar, cast
 
-import tenacity
 from sqlalchemy import CursorResult, Executable, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.copy import STATEMENT_ROWS
 from ..db.database import Service
+from ..db.locks import after_brief_waits
 from ..db.translate import lock_was_taken
 from ..errors import ConfigurationError, Conflict, DatabaseError, ValidationError
 from ..settings import Settings
@@ -29,7 +29,6 @@ from .status import SpaceStatus, read_statuses
 
 Result = TypeVar("Result")
 
-_LOCK_ATTEMPTS = 10
 _MAY_DROP = text("""
 SELECT current_user AS role, pg_has_role(c.relowner, 'USAGE') AS may
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -210,7 +209,7 @@ class ModelChange:
     async def _changing(
         self, work: Callable[[SpaceRepository], Awaitable[Result]], *, with_writers: bool = False
     ) -> Result:
-        """Run `work` while nobody else changes spaces; waits briefly and often, so that no queue of writers forms."""
+        """Run `work` while nobody else changes spaces."""
         seconds = self.settings.ddl_lock_timeout
 
         async def attempt(session: AsyncSession) -> Result:
@@ -218,14 +217,8 @@ class ModelChange:
             await spaces.lock(with_writers=with_writers, seconds=seconds)
             return await work(spaces)
 
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(lock_was_taken),
-            stop=tenacity.stop_after_attempt(_LOCK_ATTEMPTS),
-            wait=tenacity.wait_random(0.1, 1.0),
-            reraise=True,
-        )
         try:
-            return await retrying(self.service.transaction, attempt)
+            return await after_brief_waits()(self.service.transaction, attempt)
         except DBAPIError as error:
             if not lock_was_taken(error):
                 raise

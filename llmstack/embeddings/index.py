@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import tenacity
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..db.database import Service
+from ..db.locks import after_brief_waits
 from ..db.schemas import qualified, quote
 from ..db.translate import lock_was_taken
 from .builds import Build, IndexProgress, building, drop_concurrently
@@ -23,7 +23,6 @@ from .models import EmbeddingSpace
 logger = logging.getLogger("llmstack.embeddings")
 
 _NEW, _OLD = "_new", "_old"
-_LOCK_ATTEMPTS = 10
 _PART = re.compile(r"_p\d\d+$")
 _UNFINISHED = re.compile(r"(_new|_old)?(_p\d\d+)?$")
 
@@ -204,17 +203,11 @@ class SpaceIndex:
         return {name: _Index(*rest) for name, *rest in found}
 
     async def _execute(self, connection: AsyncConnection, *statements: str) -> None:
-        """Run as one transaction what needs a lock for a moment; waits briefly and often, so that no queue forms."""
+        """Run as one transaction what needs a lock for a moment."""
         wait = int(self.service.database.settings.ddl_lock_timeout * 1000)
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(lock_was_taken),
-            stop=tenacity.stop_after_attempt(_LOCK_ATTEMPTS),
-            wait=tenacity.wait_random(0.1, 1.0),
-            reraise=True,
-        )
         driver: Any = (await connection.get_raw_connection()).driver_connection
         # Sent as one text, they are one transaction, whose end is also that of the setting.
-        await retrying(driver.execute, "; ".join((f"SET LOCAL lock_timeout = {wait}", *statements)))
+        await after_brief_waits()(driver.execute, "; ".join((f"SET LOCAL lock_timeout = {wait}", *statements)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -199,7 +199,7 @@ async def test_a_writer_under_way_holds_up_a_new_space_and_one_that_comes_later_
 async def test_a_writer_that_takes_too_long_is_a_conflict_and_not_a_queue(
     make_stack: MakeStack, old: Model, new: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmstack.embeddings.change._LOCK_ATTEMPTS", 2)
+    monkeypatch.setattr("llmstack.db.locks._BRIEF_WAITS", 2)
     stack = make_stack(old.embedder(), ddl_lock_timeout=0.05)
     await stack.embeddings.space()
     async with stack.service.session() as writer:

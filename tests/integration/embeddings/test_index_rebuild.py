@@ -161,7 +161,7 @@ async def test_a_long_transaction_keeps_the_old_index_and_not_the_new_one_away(
 ) -> None:
     index = await index_with(llmstack_service)
     before = await oids(llmstack_service)
-    monkeypatch.setattr(index_module, "_LOCK_ATTEMPTS", 2)
+    monkeypatch.setattr("llmstack.db.locks._BRIEF_WAITS", 2)
     hasty = Database(engine=llmstack_service.database.engine, settings=Settings(ddl_lock_timeout=0.05))
     async with llmstack_service.session() as reader:
         await reader.execute(text("LOCK TABLE llmstack.chunk_embeddings IN ACCESS SHARE MODE"))
