@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import asyncpg
+
 from llmstack.db import embedded
 
 from . import bars, calibration, ingest, quality, quantization, report, speed, stages
@@ -23,6 +25,9 @@ NARROW_QUERIES = 100
 MOST_ADDED = 200_000
 """A larger corpus is loaded by COPY: add_many would take hours."""
 PEER_CHUNKS = 100_000
+_REMAINS = """
+SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'public') ORDER BY 1
+"""
 
 Rows = list[dict[str, Any]]
 
@@ -152,7 +157,7 @@ def main() -> None:
         "--peers", type=Path, default=Path(".nox/peers"), help="folder of the peers' environments; made where absent"
     )
     parser.add_argument("--json", type=Path, default=Path("benchmark.json"), help="where the figures go")
-    parser.add_argument("--url", help="a server to use instead of one of its own")
+    parser.add_argument("--url", help="an empty database to use instead of a server of its own")
     chosen = parser.parse_args()
     chosen.peers = chosen.peers.absolute()
     if unknown := set(chosen.parts) - set(PARTS):
@@ -168,7 +173,19 @@ def main() -> None:
     sys.stdout.write(f"\nwritten to {chosen.json}\n")
 
 
+async def _refuse_remains(url: str) -> None:
+    """What an earlier run has left would be measured instead of loaded."""
+    connection = await asyncpg.connect(url)
+    try:
+        found = await connection.fetch(_REMAINS)
+    finally:
+        await connection.close()
+    if found:
+        sys.exit(f"--url wants an empty database; this one has the schemas {', '.join(name for (name,) in found)}")
+
+
 async def _run(chosen: argparse.Namespace, url: str) -> dict[str, Any]:
+    await _refuse_remains(url)
     bench = Bench(
         url=url,
         sizes=sorted(map(int, chosen.chunks.split(","))),
