@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from typing import Any
 
 from ..errors import EmbeddingError, MissingExtra
 from ..settings import Settings
@@ -34,12 +35,16 @@ async def embed_all(
         _check(embedder, batch, vectors, dimensions=expected, storage=storage)
         return vectors
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(embed_one(batch)) for batch in batches]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    found = (vector for task in tasks for vector in task.result())
+    if len(batches) == 1:
+        # A query: a task for it would take three turns of the event loop more.
+        found = await embed_one(batches[0])
+    else:
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(embed_one(batch)) for batch in batches]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        found = [vector for task in tasks for vector in task.result()]
     by_text = dict(zip(unique, found, strict=True))
     return [by_text[text] for text in texts]
 
@@ -48,7 +53,7 @@ async def _call(embedder: Embedder, batch: list[str], *, kind: Kind, seconds: fl
     deadline = asyncio.timeout(seconds)
     try:
         async with deadline:
-            vectors = await embedder.embed(batch, kind=kind)
+            vectors = await _unless_cancelled(embedder.embed(batch, kind=kind))
         return as_vectors(vectors)
     except MissingExtra:
         raise
@@ -58,6 +63,17 @@ async def _call(embedder: Embedder, batch: list[str], *, kind: Kind, seconds: fl
             said = f"no answer within {seconds:g} s"
     # Outside the handler, so that the embedder's own error, which may quote a text, is not even the context.
     raise EmbeddingError(f"embedder {embedder.name!r} failed on {_count(batch)}: {said}")
+
+
+async def _unless_cancelled(answer: Awaitable[Any]) -> Any:
+    """The answer; CancelledError where this task was cancelled meanwhile, though the embedder may have caught it."""
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    found = await answer
+    if task.cancelling() > before:
+        raise asyncio.CancelledError
+    return found
 
 
 def _check(embedder: Embedder, batch: list[str], vectors: list[list[float]], *, dimensions: int, storage: str) -> None:

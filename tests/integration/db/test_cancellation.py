@@ -45,6 +45,12 @@ async def in_a_session(service: Service, number: int) -> None:
         await session.commit()
 
 
+async def by_single_statements(service: Service, _number: int) -> None:
+    async with service.single_statements() as session:
+        await session.execute(text("SELECT pg_sleep(0.005)"))
+        await session.execute(text("SELECT pg_sleep(0.002)"))
+
+
 async def cancel_at_random_moments(run: Callable[[int], Awaitable[None]]) -> int:
     """Start one task after another, cancel each after up to 15 ms; return how many were really cancelled."""
     moments = random.Random(7)
@@ -55,6 +61,9 @@ async def cancel_at_random_moments(run: Callable[[int], Awaitable[None]]) -> int
         tasks.append(task)
         await asyncio.sleep(moments.uniform(0, 0.015))
         task.cancel()
+        if number % 3 == 0:
+            await asyncio.sleep(0)
+            task.cancel()
         await asyncio.wait([task])
 
     limit = asyncio.Semaphore(5)
@@ -67,12 +76,22 @@ async def cancel_at_random_moments(run: Callable[[int], Awaitable[None]]) -> int
     return sum(task.cancelled() for task in tasks)
 
 
-@pytest.mark.parametrize("run", [in_a_transaction, in_a_session])
+@pytest.mark.parametrize(
+    ("run", "is_host"),
+    [
+        (in_a_transaction, False),
+        (in_a_session, False),
+        (by_single_statements, False),
+        # On a host's engine they are one transaction, which leaving has to end.
+        (by_single_statements, True),
+    ],
+)
 async def test_200_cancellations_leak_no_connection(
-    llmstack_database: Database, run: Callable[[Service, int], Awaitable[None]]
+    llmstack_database: Database, run: Callable[[Service, int], Awaitable[None]], is_host: bool
 ) -> None:
     settings = Settings(pool_size=4, max_overflow=0, pool_timeout=5)
-    async with Database(llmstack_database.engine.url, settings=settings) as database:
+    async with Database(llmstack_database.engine.url, settings=settings) as owner:
+        database = Database(engine=owner.engine) if is_host else owner
         service = database.service()
         cancelled = await cancel_at_random_moments(lambda number: run(service, number))
         assert cancelled > CANCELLATIONS / 4

@@ -190,17 +190,40 @@ def test_a_callable_needs_dimensions(dimensions: int) -> None:
         CallableEmbedder(_lengths, name="m", dimensions=dimensions)
 
 
-async def test_an_embedder_that_overhears_a_cancellation_does_not_keep_its_caller_going() -> None:
+@pytest.mark.parametrize("number", [1, 3])
+async def test_an_embedder_that_overhears_a_cancellation_does_not_keep_its_caller_going(number: int) -> None:
     asked = asyncio.Event()
+    task = asyncio.create_task(_embed(_deaf(asked), [f"text {n}" for n in range(number)], embedding_batch_size=1))
+    await asked.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
-    async def deaf(texts: list[str]) -> list[list[float]]:
+
+async def test_an_embedder_that_overhears_its_deadline_has_failed() -> None:
+    with pytest.raises(EmbeddingError, match="no answer within"):
+        await _embed(_deaf(asyncio.Event()), ["one text"], embedding_timeout=0.05)
+
+
+async def test_who_is_cancelled_already_may_still_embed() -> None:
+    async def last_words() -> list[list[float]]:
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            return await _embed(_lengths, ["good bye"])
+        return []
+
+    task = asyncio.create_task(last_words())
+    await asyncio.sleep(0)
+    task.cancel()
+    assert await task == [[8.0, 1.0]]
+
+
+def _deaf(asked: asyncio.Event) -> Callable[[list[str]], Any]:
+    async def embed(texts: list[str]) -> list[list[float]]:
         asked.set()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(10)
         return [[1.0, 0.0]] * len(texts)
 
-    task = asyncio.create_task(_embed(deaf, ["one text"]))
-    await asked.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    return embed
