@@ -15,7 +15,6 @@ from ..errors import MigrationError, MigrationLockTimeout
 from .translate import lock_was_taken
 
 _BRIEF_WAITS = 10
-
 _POLL_SECONDS = 0.1
 _REPORT_SECONDS = 5.0
 _MOMENT = "%Y-%m-%d %H:%M:%S %Z"
