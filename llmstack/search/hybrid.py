@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,6 +36,9 @@ from .vectors import QUERY_VECTOR, VectorSource, check_vector, vector_arm
 MAX_LIMIT = 1000
 MAX_VARIANTS = 16
 MAX_OPTION = 1_000_000_000
+MAX_NAME = 40
+"""Bytes of a search's name: a CTE's own name follows it, and PostgreSQL cuts names at 63."""
+_NAME = re.compile(rf"[a-z0-9_]{{0,{MAX_NAME}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +76,12 @@ class Variant:
             raise ValidationError("weight", "the weight of a variant must be above 0")
 
 
-def languages_cte(languages: Sequence[str] | Select[Any]) -> CTE:
+def languages_cte(languages: Sequence[str] | Select[Any], *, naming: str = "{}") -> CTE:
     """The text search configurations under which the query is read."""
     if not isinstance(languages, Select):
         rows = [select(cast(literal(language), Text).label("language")) for language in languages or ("simple",)]
         languages = select(union_all(*rows).subquery()) if len(rows) > 1 else rows[0]
-    return languages.cte("languages").prefix_with("MATERIALIZED")
+    return languages.cte(naming.format("languages")).prefix_with("MATERIALIZED")
 
 
 def hybrid(
@@ -95,6 +99,7 @@ def hybrid(
     rows: int | None = None,
     fusion: Fusion | None = None,
     options: SearchOptions | None = None,
+    name: str = "",
 ) -> Select[Any]:
     """Select (id, score, text_score, text_rank, vector_score, vector_rank, vector_path), best first.
 
@@ -104,6 +109,7 @@ def hybrid(
     what the corpus was calibrated to, or one half. `where` holds conditions on `model`. `model` needs an `id`. Rows
     of other owners are never touched. `rows` returns more than a page of `limit`, for a stage that chooses among
     them. Execute it in a transaction or in AUTOCOMMIT: index settings are local to it.
+    Where two searches stand in one statement, each has its own `name`.
 
     Bind parameters in place of `owner_id`, `query` and `vector` make a statement that can be kept: the query is then
     taken without operators, the vector of the type `ARRAY(REAL)`.
@@ -113,7 +119,8 @@ def hybrid(
     if query is None and vector is None:
         raise ValidationError("query", "give a query, a vector, or both")
     options = options or SearchOptions()
-    questions = _questions(query, vector, source, variants, options)
+    naming = _naming(name)
+    questions = _questions(query, vector, source, variants, options, naming)
     legs = _Legs(
         model=model,
         corpus=corpus,
@@ -122,7 +129,8 @@ def hybrid(
         where=tuple(where),
         limit=limit,
         options=options,
-        languages=languages_cte(languages),
+        languages=languages_cte(languages, naming=naming),
+        naming=naming,
         parsed=questions[0].parsed,
     )
     texts = [legs.text(question) for question in questions] if query is not None else []
@@ -131,18 +139,26 @@ def hybrid(
     rows = limit if rows is None else rows
     if len(texts) + len(vectors) == 1:
         leg = texts[0] if texts else vectors[0][0]
-        return _single(leg, limit=rows, text=bool(texts), path=path)
-    ranked = _weighed(corpus, questions, texts, [leg for leg, _ in vectors], fusion)
+        return _single(leg, limit=rows, text=bool(texts), path=path, naming=naming)
+    shares = _shares(corpus, fusion, naming=naming) if texts and vectors else (1.0, 1.0)
+    ranked = _weighed(questions, texts, [leg for leg, _ in vectors], shares)
     return _fused(ranked, path, fusion=fusion or Weighted(), limit=rows)
+
+
+def _naming(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValidationError("name", f"it must be of at most {MAX_NAME} small letters, digits and underscores")
+    return f"{name}_{{}}" if name else "{}"
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """One wording of the query with its parameters; `suffix` keeps its parts of the statement apart."""
+    """One wording of the query with its parameters; `suffix` tells its columns apart, `naming` its CTEs."""
 
     words: BindParameter[str] | None
     vector: BindParameter[Any] | None
     parsed: ParsedQuery
+    naming: str
     weight: float = 1.0
     suffix: str = ""
 
@@ -153,15 +169,18 @@ def _questions(
     source: VectorSource | None,
     variants: Sequence[Variant],
     options: SearchOptions,
+    naming: str,
 ) -> list[_Question]:
     if (source is None) != (vector is None) or any((source is None) != (one.vector is None) for one in variants):
         raise ValidationError("vector", "give a vector together with its source, and one with each variant")
     if len(variants) > MAX_VARIANTS:
         raise ValidationError("variants", f"there are {len(variants)}; {MAX_VARIANTS} are the most")
-    first = _question(query, vector, source, operators=options.operators)
+    first = _question(query, vector, source, naming=naming, operators=options.operators)
     others = [
         replace(
-            _question(None if query is None else one.query, one.vector, source, operators=False),
+            _question(
+                None if query is None else one.query, one.vector, source, naming=f"{naming}_{number}", operators=False
+            ),
             weight=one.weight,
             suffix=f"_{number}",
         )
@@ -175,6 +194,7 @@ def _question(
     vector: Sequence[float] | BindParameter[Any] | None,
     source: VectorSource | None,
     *,
+    naming: str,
     operators: bool,
 ) -> _Question:
     parsed = ParsedQuery("")
@@ -184,7 +204,7 @@ def _question(
     if source is not None and vector is not None and not isinstance(vector, BindParameter):
         vector = bindparam("vector", check_vector(source, vector), QUERY_VECTOR, unique=True)
     assert vector is None or isinstance(vector, BindParameter)
-    return _Question(words=query, vector=vector, parsed=parsed)
+    return _Question(words=query, vector=vector, parsed=parsed, naming=naming)
 
 
 class _Legs:
@@ -200,6 +220,7 @@ class _Legs:
         limit: int,
         options: SearchOptions,
         languages: CTE,
+        naming: str,
         parsed: ParsedQuery,
     ) -> None:
         self._model: Any = model
@@ -209,12 +230,12 @@ class _Legs:
         self._candidates = max(options.candidates, limit)
         self._options = options
         self._languages = languages
-        required = required_clause(parsed, languages=languages)
+        required = required_clause(parsed, languages=languages, naming=naming)
         self._where = where if required is None else (*where, _meets(self._model.search_vector, required))
 
     def text(self, question: _Question) -> CTE:
         assert question.words is not None
-        suffix = question.suffix
+        naming = question.naming
         reading = Reading(
             words=question.words,
             corpus=self._corpus,
@@ -223,14 +244,14 @@ class _Legs:
             budget=self._options.budget,
             floor=self._candidates,
         )
-        lexical = lexical_query(reading, suffix=suffix)
+        lexical = lexical_query(reading, naming=naming)
         matches = self._model.search_vector.op("@@")
-        first = self._scored(lexical.weights, (matches(lexical.candidates),), f"budgeted{suffix}")
+        first = self._scored(lexical.weights, (matches(lexical.candidates),), naming.format("budgeted"))
         # The budget is an estimate, made before the filters: a short page is filled from all terms.
         short = select(func.count()).select_from(first).scalar_subquery() < self._limit
-        wide = self._scored(lexical.weights, (short, matches(lexical.everything)), f"unbudgeted{suffix}")
+        wide = self._scored(lexical.weights, (short, matches(lexical.everything)), naming.format("unbudgeted"))
         filled = union_all(select(first.c.id, first.c.score).where(~short), select(wide.c.id, wide.c.score)).subquery()
-        return select(filled.c.id, filled.c.score).cte(f"text{suffix}").prefix_with("MATERIALIZED")
+        return select(filled.c.id, filled.c.score).cte(naming.format("text")).prefix_with("MATERIALIZED")
 
     def _scored(self, weights: Any, conditions: Sequence[Any], name: str) -> CTE:
         model = self._model
@@ -266,7 +287,7 @@ class _Legs:
             exact_rows=self._options.exact_rows,
             ef_search=self._options.ef_search,
             believed=owned_rows(self._corpus, self._owner),
-            suffix=question.suffix,
+            naming=question.naming,
         )
 
 
@@ -276,8 +297,8 @@ def _meets(search_vector: Any, required: ColumnElement[Any]) -> ColumnElement[bo
     return met
 
 
-def _single(leg: CTE, *, limit: int, text: bool, path: ColumnElement[str]) -> Select[Any]:
-    ranked = numbered(leg, "ranked")
+def _single(leg: CTE, *, limit: int, text: bool, path: ColumnElement[str], naming: str) -> Select[Any]:
+    ranked = numbered(leg, naming.format("ranked"))
     score, rank = ranked.c.score, ranked.c.rank
     nothing, nowhere = cast(null(), Float), cast(null(), BigInteger)
     return (
@@ -296,17 +317,17 @@ def _single(leg: CTE, *, limit: int, text: bool, path: ColumnElement[str]) -> Se
 
 
 def _weighed(
-    corpus: str, questions: Sequence[_Question], texts: Sequence[CTE], vectors: Sequence[CTE], fusion: Fusion | None
+    questions: Sequence[_Question],
+    texts: Sequence[CTE],
+    vectors: Sequence[CTE],
+    shares: Sequence[float | ColumnElement[float]],
 ) -> list[RankedLeg]:
     """The legs, text before vector, each with its part of what its kind counts."""
-    shares: Sequence[float | ColumnElement[float]] = (1.0, 1.0)
-    if texts and vectors:
-        shares = _calibrated(corpus) if fusion is None else fusion.shares
     total = sum(question.weight for question in questions)
     return [
         RankedLeg(
             name=f"{kind}{question.suffix}",
-            rows=numbered(leg, f"{kind}{question.suffix}_leg"),
+            rows=numbered(leg, question.naming.format(f"{kind}_leg")),
             share=_share(share, question.weight / total),
         )
         for kind, legs, share in (("text", texts, shares[0]), ("vector", vectors, shares[1]))
@@ -318,10 +339,12 @@ def _share(share: float | ColumnElement[float], part: float) -> ColumnElement[fl
     return share * cast(part, Float) if isinstance(share, ColumnElement) else cast(share * part, Float)
 
 
-def _calibrated(corpus: str) -> tuple[ColumnElement[float], ColumnElement[float]]:
-    """The weights of the text and the vector leg that the corpus was calibrated to, or a half each."""
+def _shares(corpus: str, fusion: Fusion | None, *, naming: str) -> Sequence[float | ColumnElement[float]]:
+    """The weights of the text and the vector leg: the fusion's, else what the corpus was calibrated to, or a half."""
+    if fusion is not None:
+        return fusion.shares
     chosen = select(CorpusStatistics.fusion_alpha).where(CorpusStatistics.corpus == corpus).scalar_subquery()
-    blend = select(cast(func.coalesce(chosen, Weighted().alpha), Float).label("alpha")).cte("blend")
+    blend = select(cast(func.coalesce(chosen, Weighted().alpha), Float).label("alpha")).cte(naming.format("blend"))
     alpha = select(blend.prefix_with("MATERIALIZED").c.alpha).scalar_subquery()
     return 1.0 - alpha, alpha
 

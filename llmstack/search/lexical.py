@@ -123,19 +123,21 @@ class Reading:
         return schema_function(name, cast(self.corpus, Text), self.owner, cast(self.words, Text), spoken, *bounds)
 
 
-def lexical_query(reading: Reading, *, suffix: str = "") -> LexicalQuery:
+def lexical_query(reading: Reading, *, naming: str = "{}") -> LexicalQuery:
     """The query's side of the text leg: all terms count in the score, and those that are candidates bring rows.
 
-    `suffix` tells several queries in one statement apart.
+    `naming` tells several queries in one statement apart.
     """
     columns = (
         column("weights", Text()),
         column("candidates", TSQUERY()),
         column("everything", TSQUERY()),
     )
-    read = reading.call("lexical_query").table_valued(*columns, name=f"read{suffix}")
+    read = reading.call("lexical_query").table_valued(*columns, name=naming.format("read"))
     weights = cast(read.c.weights, SPARSEVEC(LEXICAL_DIMENSIONS)).label("weights")
-    query = select(weights, read.c.candidates, read.c.everything).cte(f"query{suffix}").prefix_with("MATERIALIZED")
+    query = (
+        select(weights, read.c.candidates, read.c.everything).cte(naming.format("query")).prefix_with("MATERIALIZED")
+    )
     return LexicalQuery(
         weights=select(query.c.weights).scalar_subquery(),
         candidates=select(query.c.candidates).scalar_subquery(),
@@ -182,14 +184,14 @@ def single_term(dimension: ColumnElement[int]) -> ColumnElement[Any]:
     )
 
 
-def required_clause(parsed: ParsedQuery, *, languages: CTE) -> ColumnElement[Any] | None:
+def required_clause(parsed: ParsedQuery, *, languages: CTE, naming: str = "{}") -> ColumnElement[Any] | None:
     """A tsquery of required and forbidden phrases; null where they hold stop words only, None without any."""
     if not parsed.required and not parsed.forbidden:
         return None
     clauses = [_phrase(phrase, languages, "(") for phrase in parsed.required]
     clauses += [_phrase(phrase, languages, "!(") for phrase in parsed.forbidden]
     listed = func.nullif(func.concat_ws(_constant(" & "), *clauses), _constant(""))
-    clause = select(cast(listed, TSQUERY).label("clause")).cte("required").prefix_with("MATERIALIZED")
+    clause = select(cast(listed, TSQUERY).label("clause")).cte(naming.format("required")).prefix_with("MATERIALIZED")
     return select(clause.c.clause).scalar_subquery()
 
 

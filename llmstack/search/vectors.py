@@ -120,7 +120,7 @@ def vector_arm(
     exact_rows: int,
     ef_search: int,
     believed: ColumnElement[int] | None = None,
-    suffix: str = "",
+    naming: str = "{}",
 ) -> tuple[CTE, ColumnElement[str]]:
     """A CTE of (id, score), nearest first, and the path that the statement took: exact, index or guard.
 
@@ -148,10 +148,10 @@ def vector_arm(
     )
     if believed is not None and not where:
         rows = case((believed >= _FAR_MORE * exact_rows, exact_rows + 1), else_=rows)
-    reach = select(rows.label("rows")).cte(f"reach{suffix}").prefix_with("MATERIALIZED")
+    reach = select(rows.label("rows")).cte(naming.format("reach")).prefix_with("MATERIALIZED")
     few = select(reach.c.rows).scalar_subquery() <= exact_rows
     taken = candidates if source.bits is None else candidates * source.oversampling
-    settings = _settings(max(ef_search, taken), name=f"settings{suffix}")
+    settings = _settings(max(ef_search, taken), name=naming.format("settings"))
     found = (
         select(source.id.label("id"), distance.label("distance"))
         .select_from(origin)
@@ -160,8 +160,8 @@ def vector_arm(
         .limit(taken)
     )
     ranked = found if source.bits is None else _reranked(found, candidates)
-    near = ranked.cte(f"near{suffix}").prefix_with("MATERIALIZED")
-    doubtful = select(_doubt(near, candidates, name=f"doubt{suffix}").c.doubtful).scalar_subquery()
+    near = ranked.cte(naming.format("near")).prefix_with("MATERIALIZED")
+    doubtful = select(_doubt(near, candidates, name=naming.format("doubt")).c.doubtful).scalar_subquery()
     # Adding zero keeps the planner from answering this arm by the index.
     plain = distance + 0.0
     exact = (
@@ -170,7 +170,7 @@ def vector_arm(
         .where(*scope, or_(few, doubtful))
         .order_by(plain, source.id)
         .limit(candidates)
-        .cte(f"exact{suffix}")
+        .cte(naming.format("exact"))
         .prefix_with("MATERIALIZED")
     )
     nearest = union_all(
@@ -180,7 +180,7 @@ def vector_arm(
     arm = (
         select(nearest.c.id, similarity(nearest.c.distance, source.distance).label("score"))
         .where(nearest.c.distance != NAN)
-        .cte(f"vec{suffix}")
+        .cte(naming.format("vec"))
     )
     path = func.coalesce(
         select(_EXACT).where(few).scalar_subquery(),

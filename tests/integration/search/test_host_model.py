@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pgvector.sqlalchemy import VECTOR
-from sqlalchemy import ForeignKey, Index, MetaData, bindparam, column, insert, select, text
+from sqlalchemy import ForeignKey, Index, MetaData, bindparam, column, insert, select, text, union_all
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -164,6 +164,16 @@ async def test_drafts_and_strangers_are_found_in_no_mode_and_on_no_path(host: Ho
             rows = (await session.execute(host.ranked(**arguments, options=options, limit=limit))).all()
             assert {row.id for row in rows} <= {1, 2, 3}
             assert rows[0].id == 1
+
+
+async def test_two_searches_in_one_statement_find_what_each_finds_alone(host: Host) -> None:
+    one, other = host.ranked(), host.ranked(query="travel costs", vector=None, source=None, name="travel")
+    both = union_all(*(select(found.c.id, found.c.score) for found in (one.subquery("one"), other.subquery("other"))))
+    async with host.session() as session:
+        alone = [(row.id, row.score) for each in (one, other) for row in await session.execute(each)]
+        together = [(row.id, row.score) for row in await session.execute(both)]
+    assert sorted(together) == sorted(alone)
+    assert len(together) == 4
 
 
 async def test_conditions_may_use_the_hosts_tables(host: Host) -> None:

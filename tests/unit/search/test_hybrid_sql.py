@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from sql_support import BOTH, SOURCE, VECTOR, compiled, cte, search_sql, searched, sql_of
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, select, union_all
 
 from llmstack.documents.models import Chunk, Document
 from llmstack.errors import ValidationError
-from llmstack.search import SearchOptions
+from llmstack.search import SearchOptions, Variant
 from llmstack.search.hybrid import MAX_LIMIT
 
 COLUMNS = ["id", "score", "text_score", "text_rank", "vector_score", "vector_rank", "vector_path"]
@@ -87,3 +88,18 @@ def test_the_limit_raises_the_candidates_with_it() -> None:
     params = compiled(searched(query="tax", limit=300, options=SearchOptions(candidates=5))).params
     assert 300 in params.values()
     assert 5 not in params.values()
+
+
+def test_two_searches_that_have_names_stand_in_one_statement() -> None:
+    others = [Variant(query="court", vector=VECTOR)]
+    one, other = (searched(**BOTH, variants=others, name=name).subquery() for name in ("", "notes"))
+    sql = sql_of(union_all(select(one.c.id, one.c.score), select(other.c.id, other.c.score)))
+    names = re.findall(r"(\w+) AS (?:MATERIALIZED )?\(", sql)
+    assert len(names) == len(set(names))
+    assert {"reach_2", "notes_reach_2", "blend", "notes_blend"} <= set(names)
+
+
+@pytest.mark.parametrize("name", ["a b", "Notes", '"', "{0}", "n" * 41])
+def test_a_name_that_is_no_plain_identifier_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="name: it must be of at most 40"):
+        searched(**BOTH, name=name)
