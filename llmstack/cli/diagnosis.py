@@ -250,7 +250,7 @@ class _Examination:
 
     async def statistics(self) -> Finding:
         from ..documents import Chunk
-        from ..documents.queries import CORPUS
+        from ..documents.models import CORPUS
 
         age = func.extract("epoch", func.now() - CorpusStatistics.refreshed_at).label("age")
         known = select(CorpusStatistics.row_count, age).where(CorpusStatistics.corpus == CORPUS)

@@ -126,8 +126,7 @@ def show_outcomes(outcomes: Sequence[FileOutcome]) -> None:
     failed = [one for one in outcomes if one.outcome == "failed"]
     if stored:
         rows = [(_styled(one), one.path, one.chunks, one.note) for one in stored[:_LISTED]]
-        what = "characters" if stored[0].outcome == "readable" else "chunks"
-        show(table(["", "file", what, ""], rows, right=[what]))
+        show(table(["", "file", "chunks", ""], rows, right=["chunks"]))
         if len(stored) > _LISTED:
             show(Text(f"... and {len(stored) - _LISTED:,} more; --json lists them all", style="dim"))
     if failed:

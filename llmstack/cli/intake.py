@@ -105,7 +105,7 @@ async def read_only(reading: Reading, files: Sequence[Path], settings: Settings)
                 outcome="readable",
                 id_at_origin=given.id_at_origin,
                 document_type=given.document_type,
-                chunks=len(prepared.content),
+                chunks=len(prepared.chunks),
                 note=given.document_type,
             )
         )

@@ -31,9 +31,8 @@ from .errors import CalibrationNotFound
 from .explain import read_terms
 from .feedback import FeedbackRepository, JudgedQuery, Key, check_grade
 from .freshness import StatisticsKeeper
-from .models import Chunk
+from .models import CORPUS, Chunk
 from .preparation import check_owner, check_text
-from .queries import CORPUS
 from .records import SearchHits
 from .repository import DocumentRepository
 

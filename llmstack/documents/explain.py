@@ -18,8 +18,8 @@ from ..db.models import CorpusStatistics
 from ..search import SearchOptions
 from ..search.hybrid import languages_cte
 from ..search.lexical import Reading, parse_query, query_terms, single_term
-from .models import Chunk
-from .queries import CORPUS, any_of, spoken_languages
+from .models import CORPUS, Chunk
+from .queries import any_of, spoken_languages
 from .records import MatchedTerm, PlanStep, QueryTerm
 
 

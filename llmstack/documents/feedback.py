@@ -18,8 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ..db.models import LoggedSearch, SearchFeedback
 from ..errors import ValidationError
 from .errors import SearchNotFound
+from .models import CORPUS
 from .preparation import MAX_ORIGIN_BYTES, check_id, check_owner
-from .queries import CORPUS, DocumentFilter, as_uuid, check_limit
+from .queries import DocumentFilter, as_uuid, check_limit
 from .records import Page
 from .search_log import as_json, from_json
 
@@ -112,7 +113,7 @@ class FeedbackRepository:
         checked = {hit: check_grade(grade) for hit, grade in grades.items()}
         # Locked, so that a search is not deleted between the look and the write.
         statement = select(LoggedSearch.hits).where(
-            LoggedSearch.owner_id == check_owner(owner_id), LoggedSearch.id == key
+            LoggedSearch.owner_id == check_owner(owner_id), LoggedSearch.id == key, LoggedSearch.corpus == CORPUS
         )
         hits = await self._session.scalar(statement.with_for_update(key_share=True))
         if hits is None:

@@ -15,8 +15,7 @@ from ..db.database import Service
 from ..db.models import CorpusStatistics
 from ..search import StatisticsRefresh, refresh_statistics
 from ..search.reweigh import adopt_average_length, has_moved, reweigh_batch, set_parameters
-from .models import Chunk
-from .queries import CORPUS
+from .models import CORPUS, Chunk
 
 GROWTH = 0.2
 NOTED = 0.02

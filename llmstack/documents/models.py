@@ -24,6 +24,9 @@ from ..embeddings.models import EmbeddingJobMixin, EmbeddingMixin, EmbeddingSpac
 from ..search.columns import SearchableMixin, search_index
 from .chunking import DOCUMENT_TYPES
 
+CORPUS = "documents"
+"""The name under which chunks are searched, counted and calibrated."""
+
 
 class Document(Identified, Timestamped, Base):
     """A source text as its owner supplied it; chunks are derived and disposable."""
@@ -72,6 +75,7 @@ class Chunk(Identified, SearchableMixin, Base):
         Index(None, "owner_id", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
         search_index("chunks"),
     )  # fmt: skip
+    __corpus__ = CORPUS
     __searchable__ = and_(column("level") == text("0"), column("deleted_at").is_(None))
 
     document_id: Mapped[uuid.UUID]

@@ -38,11 +38,10 @@ from ..search.hybrid import MAX_LIMIT
 from ..search.lexical import parse_query
 from ..search.vectors import QUERY_VECTOR, check_vector
 from .languages import normalize_language
-from .models import Chunk, ChunkEmbedding, Document
+from .models import CORPUS, Chunk, ChunkEmbedding, Document
 from .preparation import check_date, check_document_type, check_owner, check_text
 from .results import PLAIN, ResultOptions, top, with_passages
 
-CORPUS = "documents"
 MAX_LEG_ROWS = 10_000
 """More than all legs together return, so that a stage which chooses among rows sees every one."""
 OrderBy = Literal["created_at", "updated_at", "name"]

@@ -39,11 +39,15 @@ def _default_settings() -> Settings:
 
 
 class DocumentRepository:
-    """Reads and changes documents inside the caller's transaction; another owner's are as good as absent."""
+    """Reads and changes documents inside the caller's transaction; another owner's are as good as absent.
+
+    `changed_rows` counts the chunks that were hidden or shown through it: term statistics do not know them yet.
+    """
 
     def __init__(self, session: AsyncSession, *, settings: Settings | None = None) -> None:
         self._session = session
         self._settings = settings or _default_settings()
+        self.changed_rows = 0
 
     async def find(self, *, owner_id: str, id_at_origin: str) -> Document | None:
         """The living document of this identity, if there is one."""
@@ -180,6 +184,7 @@ class DocumentRepository:
                 )
                 shown = vectors.values(searchable=moment is None)
                 await self._session.execute(shown, execution_options=_UNSYNCHRONIZED)
+                self.changed_rows += len(part)
                 if moment is None:
                     # A space that was filled meanwhile has no vector of what was hidden.
                     await self._session.execute(owe(EMBEDDED, part))

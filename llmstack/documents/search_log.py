@@ -21,7 +21,8 @@ from ..db.database import Service
 from ..db.models import LoggedSearch
 from ..search.filters import UNSTORABLE
 from ..settings import Settings
-from .queries import CORPUS, DocumentFilter
+from .models import CORPUS
+from .queries import DocumentFilter
 from .records import SearchHit
 
 QUEUED_AT_MOST = 10_000

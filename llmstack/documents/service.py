@@ -442,6 +442,11 @@ class DocumentService:
             return await work(DocumentRepository(session, settings=self._settings))
 
     async def _write(self, work: Callable[[DocumentRepository], Awaitable[Result]]) -> Result:
-        return await self._service.transaction(
-            lambda session: work(DocumentRepository(session, settings=self._settings))
-        )
+        async def run(session: AsyncSession) -> tuple[Result, int]:
+            documents = DocumentRepository(session, settings=self._settings)
+            return await work(documents), documents.changed_rows
+
+        result, changed = await self._service.transaction(run)
+        if changed:
+            self._statistics.changed(changed)
+        return result

@@ -23,11 +23,11 @@ from ..db.models import CorpusStatistics
 from ..embeddings import Space
 from ..embeddings.queue import owe
 from ..embeddings.spaces import living
-from ..search.columns import AVERAGE_LENGTH, CONTEXT_WEIGHT, K1, B
+from ..search.columns import DEFAULTS, PARAMETERS
 from .embedding import EMBEDDED
 from .errors import DocumentChanged
-from .models import Chunk, ChunkEmbedding, Document, EmbeddingJob
-from .queries import CORPUS, any_of
+from .models import CORPUS, Chunk, ChunkEmbedding, Document, EmbeddingJob
+from .queries import any_of
 from .records import PreparedDocument
 
 Vectors = Mapping[bytes, Sequence[float]]
@@ -211,13 +211,7 @@ def _read_parameters() -> Select[Any]:
     spaces = living().cte("living")
     ids = select(func.array_agg(spaces.c.id)).scalar_subquery()
     one = select(ids.label("spaces")).subquery()
-    columns = (
-        CorpusStatistics.bm25_k1,
-        CorpusStatistics.bm25_b,
-        CorpusStatistics.bm25_average_length,
-        CorpusStatistics.bm25_context_weight,
-    )
-    return select(one.c.spaces, *columns).outerjoin_from(one, CorpusStatistics, CorpusStatistics.corpus == CORPUS)
+    return select(one.c.spaces, *PARAMETERS).outerjoin_from(one, CorpusStatistics, CorpusStatistics.corpus == CORPUS)
 
 
 _PARAMETERS = _read_parameters()
@@ -226,7 +220,7 @@ _PARAMETERS = _read_parameters()
 async def _parameters(session: AsyncSession) -> tuple[tuple[float, ...], set[int]]:
     """What new chunks are weighed by, and the spaces that want their vectors, in one round trip."""
     found, *bm25 = (await session.execute(_PARAMETERS)).one()
-    return (K1, B, AVERAGE_LENGTH, CONTEXT_WEIGHT) if bm25[0] is None else tuple(bm25), set(found or ())
+    return DEFAULTS if bm25[0] is None else tuple(bm25), set(found or ())
 
 
 async def _copy_new(session: AsyncSession, plans: Sequence[_Plan], *, bm25: tuple[float, ...]) -> None:

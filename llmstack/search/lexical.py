@@ -24,7 +24,6 @@ from sqlalchemy import (
     column,
     func,
     literal,
-    literal_column,
     select,
 )
 from sqlalchemy.dialects.postgresql import TSQUERY
@@ -33,7 +32,7 @@ from sqlalchemy.types import ARRAY
 from ..db.models import TermStatistics
 from ..db.schemas import schema_function
 from ..errors import ValidationError
-from .columns import LEXICAL_DIMENSIONS
+from .columns import LEXICAL_DIMENSIONS, constant
 
 # PostgreSQL's own limit for a tsvector or a tsquery is 1 MB, and text can triple on the way there.
 MAX_QUERY_BYTES = 200_000
@@ -172,14 +171,10 @@ def owned_rows(corpus: str, owner: ColumnElement[str]) -> ColumnElement[int]:
     return counted.where(TermStatistics.corpus == corpus, TermStatistics.lexeme == lexeme).scalar_subquery()
 
 
-def _constant(text: str) -> ColumnElement[str]:
-    return literal_column("'" + text.replace("'", "''") + "'", Text())
-
-
 def single_term(dimension: ColumnElement[int]) -> ColumnElement[Any]:
     """A sparsevec that holds 1 for the lexeme, whose inner product with a row is the row's weight of it."""
     return cast(
-        _constant("{").concat(cast(dimension, Text)).concat(_constant(f":1}}/{LEXICAL_DIMENSIONS}")),
+        constant("{").concat(cast(dimension, Text)).concat(constant(f":1}}/{LEXICAL_DIMENSIONS}")),
         SPARSEVEC(LEXICAL_DIMENSIONS),
     )
 
@@ -190,7 +185,7 @@ def required_clause(parsed: ParsedQuery, *, languages: CTE, naming: str = "{}") 
         return None
     clauses = [_phrase(phrase, languages, "(") for phrase in parsed.required]
     clauses += [_phrase(phrase, languages, "!(") for phrase in parsed.forbidden]
-    listed = func.nullif(func.concat_ws(_constant(" & "), *clauses), _constant(""))
+    listed = func.nullif(func.concat_ws(constant(" & "), *clauses), constant(""))
     clause = select(cast(listed, TSQUERY).label("clause")).cte(naming.format("required")).prefix_with("MATERIALIZED")
     return select(clause.c.clause).scalar_subquery()
 
@@ -205,6 +200,6 @@ def _phrase(phrase: str, languages: CTE, opening: str) -> ColumnElement[Any]:
         .select_from(languages)
         .subquery()
     )
-    each = _constant("(").concat(cast(read.c.read, Text)).concat(_constant(")"))
-    listed = func.string_agg(each, _constant(" | ")).filter(func.numnode(read.c.read) > 0)
-    return select(_constant(opening).concat(listed).concat(_constant(")"))).scalar_subquery()
+    each = constant("(").concat(cast(read.c.read, Text)).concat(constant(")"))
+    listed = func.string_agg(each, constant(" | ")).filter(func.numnode(read.c.read) > 0)
+    return select(constant(opening).concat(listed).concat(constant(")"))).scalar_subquery()

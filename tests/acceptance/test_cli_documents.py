@@ -131,6 +131,13 @@ def test_a_dry_run_needs_no_database_and_says_what_would_be_read(folder: Path) -
     assert done.output.splitlines()[-1] == "8 files: 6 readable, 2 failed"
 
 
+def test_a_dry_run_counts_the_chunks_that_the_ingest_then_makes(here: HereCommandLine, folder: Path) -> None:
+    arguments = ("ingest", folder / "handbook.md", *OWNER, *TEXT, "--json")
+    (tried,) = here.run(*arguments, "--dry-run").json["files"]
+    (stored,) = here.run(*arguments).json["files"]
+    assert tried["chunks"] == stored["chunks"] > 0
+
+
 def test_an_unknown_language_is_said(here: HereCommandLine, folder: Path) -> None:
     done = here.run("ingest", folder / "handbook.md", *OWNER, *TEXT, "--language", "klingon")
     assert done.status == 0

@@ -16,8 +16,7 @@ from sqlalchemy import text
 from llmstack.db import Database, Service
 from llmstack.db.migrate import upgrade
 from llmstack.documents import Chunk
-from llmstack.documents.models import ChunkEmbedding
-from llmstack.documents.queries import CORPUS
+from llmstack.documents.models import CORPUS, ChunkEmbedding
 from llmstack.embeddings import EmbeddingSpace
 from llmstack.embeddings.index import SpaceIndex
 from llmstack.embeddings.vectors import source_of, vector_text

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncIterator
 
 import pytest
 from document_support import MakeStack, added, document
 from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from llmstack import LLMStack
 from llmstack.db import CorpusStatistics
-from llmstack.documents import Chunk
+from llmstack.documents import Chunk, DocumentFilter
 from llmstack.errors import StatementTimeout
 from llmstack.search import refresh_statistics
 from llmstack.search.reweigh import has_moved
@@ -26,6 +28,12 @@ async def weighed_by(stack: LLMStack) -> set[float]:
 async def add_short_texts(stack: LLMStack, count: int) -> None:
     for number in range(count):
         await stack.documents.add(owner_id="ann", id_at_origin=str(number), content=f"kettle number{number} whistles")
+
+
+async def add_short(stack: LLMStack) -> uuid.UUID:
+    result = await stack.documents.add(owner_id="acme", id_at_origin="d", content="kettle whistles")
+    assert result.document is not None
+    return result.document.id
 
 
 async def test_a_small_corpus_of_short_texts_is_reweighed_by_itself(stack: LLMStack) -> None:
@@ -168,3 +176,38 @@ async def test_a_refresh_takes_its_time_and_gives_the_time_limit_back(stack: LLM
     async with chunks_in_use(stack):
         with pytest.raises(StatementTimeout):
             await count_in_time()
+
+
+async def test_a_mass_deletion_and_its_undoing_are_changes_like_any_other(stack: LLMStack) -> None:
+    texts = [document(f"d{number}", f"kettle number{number} whistles") for number in range(40)]
+    await added(stack, texts)
+    await stack.documents.refresh_statistics()
+    await stack.documents.settle()
+    assert (await recorded(stack))[0] == 40
+    await stack.documents.delete_many(owner_id="acme", where=DocumentFilter(document_type="unknown"))
+    await stack.documents.settle()
+    assert await recorded(stack) == (0, 0)
+    found = await stack.documents.list(owner_id="acme", deleted=True)
+    await stack.documents.restore(owner_id="acme", document_id=found.items[0].id)
+    await stack.documents.settle()
+    assert await recorded(stack) == (1, 0)
+
+
+async def test_what_the_orm_writes_is_weighed_as_its_corpus_is(stack: LLMStack) -> None:
+    texts = await add_short(stack)
+    await stack.documents.reweigh(k1=0.9, b=0.4, average_length=50.0, context_weight=2.0)
+    rows = [
+        Chunk(owner_id="acme", document_id=texts, position=number, content=f"kettle {number}", token_count=1,
+              start_offset=0, end_offset=1, content_hash=str(number).encode())
+        for number in range(9, 12)
+    ]  # fmt: skip
+
+    async def work(session: AsyncSession) -> None:
+        session.add_all(rows)
+
+    await stack.service.transaction(work)
+    columns = (Chunk.bm25_k1, Chunk.bm25_b, Chunk.bm25_average_length, Chunk.bm25_context_weight)
+    async with stack.service.session() as session:
+        stored = {tuple(row) for row in await session.execute(select(*columns))}
+    assert len(stored) == 1
+    assert stored.pop() == pytest.approx((0.9, 0.4, 50.0, 2.0))

@@ -138,6 +138,18 @@ async def test_another_owners_search_is_as_good_as_absent(logging_stack: LLMStac
     assert (await logging_stack.documents.feedback(owner_id="mallory", search_id=key)).total == 0
 
 
+async def test_a_search_of_another_corpus_is_as_good_as_absent(logging_stack: LLMStack) -> None:
+    theirs = uuid.uuid4()
+    hits = [{"row_id": str(uuid.uuid4()), "unit": "n1", "score": 1.0, "ranks": {}}]
+    values = {"owner_id": "acme", "query": "kettle", "mode": "text", "hit_limit": 1, "hits": hits, "elapsed_ms": 1.0}
+    async with logging_stack.service.session() as session:
+        session.add(LoggedSearch(id=theirs, corpus="notes", **values))
+        await session.commit()
+    with pytest.raises(SearchNotFound):
+        await logging_stack.documents.record_feedback(owner_id="acme", search_id=theirs, grades={"n1": 1})
+    assert (await logging_stack.documents.searches(owner_id="acme")).total == 0
+
+
 @pytest.mark.parametrize(
     "grades",
     [

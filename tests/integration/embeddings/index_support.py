@@ -9,8 +9,7 @@ from sqlalchemy import text, update
 from sqlalchemy.dialects.postgresql import asyncpg
 
 from llmstack.db import Service
-from llmstack.documents.models import Chunk
-from llmstack.documents.queries import CORPUS, vector_source
+from llmstack.documents.models import CORPUS, Chunk, vector_source
 from llmstack.embeddings import EmbeddingSpace, Space
 from llmstack.search import SearchOptions, hybrid
 
