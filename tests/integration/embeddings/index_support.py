@@ -9,7 +9,8 @@ from sqlalchemy import text, update
 from sqlalchemy.dialects.postgresql import asyncpg
 
 from llmstack.db import Service
-from llmstack.documents.models import CORPUS, Chunk, vector_source
+from llmstack.documents.models import CORPUS, Chunk
+from llmstack.documents.queries import vector_source
 from llmstack.embeddings import EmbeddingSpace, Space
 from llmstack.search import SearchOptions, hybrid
 
