@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from ..errors import ConfigurationError, LLMStackError, LLMStackWarning, StatementTimeout
+from ..errors import ConfigurationError, DatabaseUnavailable, LLMStackError, LLMStackWarning, StatementTimeout
 from ..settings import Settings
 from .schemas import translate_map
 from .translate import RETRYABLE, sqlstate, translating
@@ -162,6 +162,24 @@ class Service:
             # Leaving `async with` would take a task and three turns of the event loop more.
             await session.close()
 
+    async def read(
+        self, work: Callable[[AsyncSession], Awaitable[Result]], *, single_statements: bool = False
+    ) -> Result:
+        """Run `work`, which only reads, in a session; once more where its connection turns out to be broken.
+
+        After a restart of the server that is so for each process once: the pool learns of it by a first failure, and
+        then opens fresh ones.
+        """
+        opened = self.single_statements if single_statements else self.session
+        try:
+            async with opened() as session:
+                return await work(session)
+        except DatabaseUnavailable as error:
+            if not _broke(error):
+                raise
+        async with opened() as session:
+            return await work(session)
+
     async def transaction(
         self, work: Callable[[AsyncSession], Awaitable[Result]], *, isolation: Isolation | None = None
     ) -> Result:
@@ -192,6 +210,11 @@ def _is_retryable(error: BaseException) -> bool:
     # The unit of work may have translated it already.
     cause = error.__cause__ if isinstance(error, LLMStackError) else error
     return isinstance(cause, DBAPIError) and sqlstate(cause) in RETRYABLE
+
+
+def _broke(error: DatabaseUnavailable) -> bool:
+    """Whether a connection that had been open was lost, which says nothing of whether another can be opened."""
+    return isinstance(error.__cause__, DBAPIError) and error.__cause__.connection_invalidated
 
 
 def _say_timeout(context: ExceptionContext) -> None:

@@ -116,8 +116,7 @@ class Calibrator:
             raise ValidationError("owner_id", "it chooses recorded feedback; judged queries name their owners")
         source = "feedback" if judged is None else "given"
         if judged is None:
-            async with self._service.session() as session:
-                judged = await FeedbackRepository(session).judged(owner_id=owner_id)
+            judged = await self._service.read(lambda session: FeedbackRepository(session).judged(owner_id=owner_id))
         queries = check_judged(judged, minimum=minimum)
         async with self._alone():
             before, average_length = await self._current()
@@ -250,9 +249,9 @@ class Calibrator:
     async def list(self, *, limit: int) -> list[Calibration]:
         """The calibrations, newest first."""
         place = (StoredCalibration.created_at.desc(), StoredCalibration.id.desc())
-        async with self._service.session() as session:
-            statement = select(StoredCalibration).where(StoredCalibration.corpus == CORPUS)
-            return [_read(row) for row in await session.scalars(statement.order_by(*place).limit(limit))]
+        statement = select(StoredCalibration).where(StoredCalibration.corpus == CORPUS).order_by(*place).limit(limit)
+        rows = await self._service.read(lambda session: session.scalars(statement))
+        return [_read(row) for row in rows]
 
     async def undo(self) -> Calibration:
         """Give the corpus the settings from before its newest calibration that stands."""

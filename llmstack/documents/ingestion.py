@@ -140,7 +140,8 @@ class Ingestion:
         """Find the documents that are unchanged, and which chunks of the others have their vector already."""
         by_identity = {item.prepared.identity: item for item in items if item.prepared is not None}
         known = tuple_(Document.owner_id, Document.id_at_origin).in_(list(by_identity))
-        async with self.service.single_statements() as session:
+
+        async def compare(session: AsyncSession) -> None:
             found = {}
             statement = select(Document, Document.content.is_not(None)).where(known)
             for document, has_text in await session.execute(statement):
@@ -157,6 +158,8 @@ class Ingestion:
             )
             for document_id, content_hash in await session.execute(embedded):
                 found[document_id].present.add(content_hash)
+
+        await self.service.read(compare, single_statements=True)
 
     async def _embed(self, items: Sequence[Item], space: Space) -> dict[bytes, Sequence[float]]:
         together = {key: text for item in items for key, text in item.texts.items()}

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from ..db.database import Service
 from ..embeddings import EmbeddingService, Space
 from ..errors import EmbeddingError, ValidationError
@@ -117,12 +119,15 @@ class Searcher:
             "results": request.results if request.reranker is None else replace(request.results, min_score=None),
             "returned": pool,
         }
-        async with self.service.single_statements() as session:
+
+        async def search(session: AsyncSession) -> SearchHits:
             documents = DocumentRepository(session, settings=self.settings)
             with clock.stage("statement"):
-                found = await documents.search(mode=mode, where=request.where, **asked)
-            if found.vector_path is not None:
-                self.vector_paths[found.vector_path] += 1
+                return await documents.search(mode=mode, where=request.where, **asked)
+
+        found = await self.service.read(search, single_statements=True)
+        if found.vector_path is not None:
+            self.vector_paths[found.vector_path] += 1
         with clock.stage("reranking"):
             hits, reranked = await self._reranked(found, request)
         hits = _diverse(hits, diversity=request.diversity, limit=request.limit)

@@ -414,7 +414,7 @@ class DocumentService:
                 owner_id=owner_id, search_id=search_id, limit=limit, cursor=cursor
             )
 
-        return await self._service.transaction(work)
+        return await self._service.read(work)
 
     async def searches(self, *, owner_id: str, limit: int = 50, cursor: str | None = None) -> Page[RecordedSearch]:
         """A page of an owner's logged searches, newest first, with their hits and grades."""
@@ -423,7 +423,7 @@ class DocumentService:
         async def work(session: AsyncSession) -> Page[RecordedSearch]:
             return await FeedbackRepository(session).searches(owner_id=owner_id, limit=limit, cursor=cursor)
 
-        return await self._service.transaction(work)
+        return await self._service.read(work)
 
     async def purge_search_log(self, *, older_than: dt.timedelta = dt.timedelta(0)) -> int:
         """Delete logged searches of this age, with their feedback; return how many."""
@@ -438,8 +438,7 @@ class DocumentService:
         await self._statistics.settle()
 
     async def _read(self, work: Callable[[DocumentRepository], Awaitable[Result]]) -> Result:
-        async with self._service.session() as session:
-            return await work(DocumentRepository(session, settings=self._settings))
+        return await self._service.read(lambda session: work(DocumentRepository(session, settings=self._settings)))
 
     async def _write(self, work: Callable[[DocumentRepository], Awaitable[Result]]) -> Result:
         async def run(session: AsyncSession) -> tuple[Result, int]:

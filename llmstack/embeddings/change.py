@@ -110,8 +110,7 @@ class ModelChange:
 
     async def roll_back(self, *, force: bool, least_coverage: float) -> Space:
         """Let the space serve that served before, with its index or, as it may have been before, without one."""
-        async with self.service.session() as session:
-            name = _way_back(await SpaceRepository(session).before()).name
+        name = _way_back(await self.service.read(lambda session: SpaceRepository(session).before())).name
         if not force:
             _require("go back to", name, _lacking(await self._status(name), least_coverage))
 
@@ -138,8 +137,7 @@ class ModelChange:
 
     async def index_of(self, name: str) -> SpaceIndex:
         """The index of a space."""
-        async with self.service.session() as session:
-            space = await SpaceRepository(session).get(name)
+        space = await self.service.read(lambda session: SpaceRepository(session).get(name))
         return SpaceIndex(self.service, core_table(self.table.embeddings).name, space)
 
     async def _status(self, name: str) -> SpaceStatus:
@@ -150,8 +148,7 @@ class ModelChange:
         return found
 
     async def _mark_retired(self, name: str) -> tuple[Space, str]:
-        async with self.service.session() as session:
-            found = await SpaceRepository(session).get(name)
+        found = await self.service.read(lambda session: SpaceRepository(session).get(name))
         if await self._has_index(Space.of(found)):
             await self._require_owner(name)
 

@@ -273,15 +273,13 @@ class EmbeddingService:
         return await measure_recall(self._service, self._table, found, sample=sample, k=k, options=options)
 
     async def _get(self, name: str) -> Space:
-        async with self._service.session() as session:
-            return Space.of(await SpaceRepository(session).get(name))
+        return Space.of(await self._service.read(lambda session: SpaceRepository(session).get(name)))
 
     async def _living(self, name: str) -> Space:
-        async with self._service.session() as session:
-            space = await SpaceRepository(session).get(name)
-            if space.state == "retired":
-                raise Conflict(f"embedding space {name!r} is retired; add it again with add_space")
-            return Space.of(space)
+        space = await self._service.read(lambda session: SpaceRepository(session).get(name))
+        if space.state == "retired":
+            raise Conflict(f"embedding space {name!r} is retired; add it again with add_space")
+        return Space.of(space)
 
     async def _spaces(self, name: str | None) -> list[Space]:
         """The living space of this name, or all whose embedder is known; at first use the process' own is made."""
@@ -290,16 +288,19 @@ class EmbeddingService:
             check_dimensions(space, self._serving.embedder_of(name))
             return [space]
         self._serving.required()
-        async with self._service.session() as session:
-            found = [Space.of(row) for row in await SpaceRepository(session).living(self._serving.known)]
+        rows = await self._service.read(lambda session: SpaceRepository(session).living(self._serving.known))
+        found = [Space.of(row) for row in rows]
         for space in found:
             check_dimensions(space, self._serving.embedder_of(space.name))
         return found or [await self.space()]
 
     async def _pending(self, names: Iterable[str] | None, owner_id: str | None) -> PendingCounts:
         statement = queue.count(self._table, names, owner_id=owner_id, attempts=self._settings.embedding_attempts)
-        async with self._service.session() as session:
+
+        async def run(session: AsyncSession) -> PendingCounts:
             return PendingCounts(*(await session.execute(statement)).one())
+
+        return await self._service.read(run)
 
     async def _enqueue(
         self, space: Space, *, owner_id: str | None, after: uuid.UUID | None

@@ -112,8 +112,9 @@ class Serving:
 
     async def _ask(self) -> Space:
         own = self.required()
-        async with self._service.single_statements() as session:
-            default, mine = await SpaceRepository(session).default_and(own.name)
+        default, mine = await self._service.read(
+            lambda session: SpaceRepository(session).default_and(own.name), single_statements=True
+        )
         if default is not None and default.name in self.known:
             check_dimensions(default, self.known[default.name])
             return Space.of(default)

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from sqlalchemy import select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import NullPool, QueuePool
 from sqlalchemy.schema import CreateSchema, CreateTable
 
 from llmstack.db import CorpusStatistics, Database, Service
@@ -247,6 +247,51 @@ async def test_a_killed_connection_is_unavailable_and_the_next_one_works(llmstac
         async with service.session() as session:
             await session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
     assert await shown(llmstack_database, "jit") == "off"
+
+
+async def kill_others(database: Database) -> int:
+    """End every connection of the pool but this one, as a restart of the server does."""
+    engine = create_async_engine(database.engine.url, poolclass=NullPool)
+    async with engine.connect() as connection:
+        others = text(
+            "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        return await connection.scalar(others) or 0
+
+
+@pytest.mark.parametrize("single_statements", [False, True])
+async def test_a_read_survives_the_loss_of_every_connection_of_the_pool(
+    llmstack_database: Database, single_statements: bool
+) -> None:
+    service = llmstack_database.service()
+
+    async def one(session: AsyncSession) -> Any:
+        return await session.scalar(text("SELECT pg_sleep(0.05)::text || '1'"))
+
+    await asyncio.gather(*(service.read(one) for _ in range(4)))
+    assert await kill_others(llmstack_database) >= 4
+    found = await asyncio.gather(*(service.read(one, single_statements=single_statements) for _ in range(4)))
+    assert found == ["1"] * 4
+
+
+async def test_a_read_is_repeated_once_alone_and_never_for_another_reason(llmstack_database: Database) -> None:
+    service = llmstack_database.service()
+    calls: list[str] = []
+
+    async def broken(session: AsyncSession) -> None:
+        calls.append("broken")
+        await session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    async def wrong(session: AsyncSession) -> None:
+        calls.append("wrong")
+        await session.execute(text("SELECT 1/0"))
+
+    with pytest.raises(DatabaseUnavailable):
+        await service.read(broken)
+    with pytest.raises(DBAPIError, match="division by zero"):
+        await service.read(wrong)
+    assert calls == ["broken", "broken", "wrong"]
 
 
 @pytest.mark.parametrize("schema", ["Mixed Case", "select", "a.b", "größe", "x" * 63, "v$1-2"])

@@ -140,3 +140,22 @@ async def _repeated(stack: LLMStack) -> list[AddResult]:
         return await added(stack, inputs())
     except DatabaseUnavailable:
         return await added(stack, inputs())
+
+
+async def test_what_reads_does_not_notice_that_the_server_was_restarted(server: EmbeddedServer, words: Words) -> None:
+    async with LLMStack.open(server.url, embedder=words.embedder()) as stack:
+        await added(stack, [document("d1", "kettle")])
+        first = await asyncio.gather(*(found(stack, "kettle") for _ in range(4)))
+        for _ in range(2):
+            kill(server)
+            again = start(server.data_dir, announce=False)
+            try:
+                assert await asyncio.gather(*(found(stack, "kettle") for _ in range(10))) == [
+                    *first,
+                    *first,
+                    *first[:2],
+                ]
+                assert (await stack.documents.list(owner_id="acme")).total == 1
+                assert (await stack.embeddings.pending()).waiting == 0
+            finally:
+                again.release()
