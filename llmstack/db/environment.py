@@ -21,6 +21,7 @@ from .history import applied_revisions, is_reached, refuse_foreign_history
 from .migration_session import direct_connection, explaining, migration_turn
 from .revisions import EXTENSION_OPTION, SCHEMA_OPTION
 from .schemas import quote, validate_schema
+from .strangers import refuse_strangers
 
 READ_ONLY_COMMANDS = frozenset(
     {"branches", "check", "current", "heads", "history", "list_templates", "revision", "show"}
@@ -153,5 +154,7 @@ async def _run_schema(engine: AsyncEngine, schema: str, settings: Settings) -> N
         async with migration_turn(connection, schema, settings):
             if verb != "stamp":
                 await refuse_foreign_history(connection, schema)
-                await connection.rollback()
+            if verb == "upgrade" and isinstance(target, str):
+                await refuse_strangers(connection, schema, target=target, applied=applied)
+            await connection.rollback()
             await connection.run_sync(_run_online, schema, settings)

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -91,6 +91,18 @@ def is_reached(target: str, applied: set[str]) -> bool:
     except CommandError:
         return False
     return bool(wanted) and _lineage(directory, wanted) <= applied
+
+
+def pending_modules(target: str, applied: set[str]) -> list[Any]:
+    """The Python modules of the revisions up to `target` in branches of which nothing is applied; of `+1` none."""
+    directory = scripts()
+    begun = {revision.rpartition("_")[0] for revision in applied}
+    try:
+        wanted = [revision.revision for revision in directory.get_revisions(target) if revision is not None]
+    except CommandError:
+        return []
+    found = (directory.get_revision(one) for one in sorted(_lineage(directory, wanted)))
+    return [one.module for one in found if one is not None and one.revision.rpartition("_")[0] not in begun]
 
 
 def module_statuses(applied: set[str]) -> list[ModuleStatus]:

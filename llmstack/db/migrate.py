@@ -33,6 +33,7 @@ from .history import version_locations as version_locations
 from .migration_session import direct_connection as direct_connection
 from .migration_session import explaining, migration_turn
 from .schemas import validate_schema
+from .strangers import refuse_strangers
 
 # Alembic's `op` and `context` are process-wide proxies.
 _alembic = threading.Lock()
@@ -133,8 +134,10 @@ async def _run(
         ):
             before = await applied_revisions(connection, schema)
             await refuse_foreign_history(connection, schema)
-            await connection.rollback()
             async with _alembic_turn():
+                if verb is command.upgrade:
+                    await refuse_strangers(connection, schema, target=target, applied=before)
+                await connection.rollback()
                 await connection.run_sync(_call, verb, (target,), schema, settings)
             await connection.rollback()
             return before != await applied_revisions(connection, schema)

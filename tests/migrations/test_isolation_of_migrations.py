@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from migration_support import catalog, execute, fetch, run_alembic
+from migration_support import alembic, catalog, execute, fetch, finished, run_alembic
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from llmstack.db import migrate
@@ -86,3 +86,29 @@ async def test_tables_without_a_record_are_refused_and_can_be_stamped(url: str, 
     await asyncio.to_thread(run_alembic, "stamp", "heads", url=url, schema="shop")
     assert not await migrate.upgrade(engine, schema="shop")
     await migrate.check(engine, schema="shop")
+
+
+RELATIONS = "SELECT count(*) FROM pg_class WHERE relnamespace = 'shop'::regnamespace"
+
+
+@pytest.mark.parametrize(
+    "made", ["TABLE shop.documents (id integer)", "VIEW shop.embedding_spaces AS SELECT 1", "SEQUENCE shop.chunks"]
+)
+async def test_a_strangers_relation_is_refused_before_anything_is_made(
+    url: str, engine: AsyncEngine, made: str
+) -> None:
+    await execute(engine, "CREATE SCHEMA shop", f"CREATE {made}")
+    name = made.split()[1].removeprefix("shop.")
+    with pytest.raises(MigrationError, match=f"schema 'shop' already holds {name}, which .* did not make"):
+        await migrate.upgrade(engine, schema="shop")
+    status, _, errors = await asyncio.to_thread(finished, alembic("-x", "schema=shop", "upgrade", "heads", url=url))
+    assert status != 0
+    assert "already holds" in errors
+    assert "static SQL" not in errors
+    assert await fetch(engine, RELATIONS) == 1
+    # A part of the house that it is not in the way of can be made, and the rest once it is gone.
+    await migrate.upgrade(engine, schema="shop", target="kernel@head")
+    with pytest.raises(MigrationError, match="already holds"):
+        await migrate.upgrade(engine, schema="shop")
+    await execute(engine, f"ALTER {made.split()[0]} shop.{name} RENAME TO theirs")
+    assert await migrate.upgrade(engine, schema="shop")
