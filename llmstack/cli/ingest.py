@@ -89,7 +89,7 @@ async def ingest(
 
 
 def _checked_language(language: str | None) -> str | None:
-    from ..documents.languages import normalize_language
+    from ..search.languages import normalize_language
 
     if language not in (None, "auto", "simple") and normalize_language(language) == "simple":
         say(

@@ -47,8 +47,9 @@ class Reading:
 
     def files(self, paths: Iterable[Path]) -> list[Path]:
         """The files to read; raises ValidationError for an absent path and for what no document can have."""
+        from ..db.checks import check_owner
         from ..documents.chunking import CHUNKING_STRATEGIES
-        from ..documents.preparation import check_document_type, check_owner
+        from ..documents.preparation import check_document_type
         from ..documents.readers import walk
 
         check_owner(self.owner_id)

@@ -22,7 +22,7 @@ app = typer.Typer()
 
 
 def _target(module: str | None) -> str:
-    from ..db.autogenerate import MODULES
+    from ..db.modules import MODULES
 
     if module is None:
         return "heads"

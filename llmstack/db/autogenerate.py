@@ -10,9 +10,7 @@ from sqlalchemy import MetaData
 from sqlalchemy.schema import BLANK_SCHEMA
 
 from .base import Base
-
-MODULES = {"kernel": "db", "embeddings": "embeddings", "documents": "documents"}
-"""The branches, lowest first, and the packages that hold their models and revisions."""
+from .modules import MODULES
 
 _RUN_TIME = re.compile(r"^ix_\w+_s\d+(_new|_old)?(_p\d+)?$")
 

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..errors import DatabaseNewer, MigrationError
-from .autogenerate import MODULES
+from .modules import MODULES
 from .schemas import qualified
 
 VERSION_TABLE = "alembic_version"

@@ -22,10 +22,10 @@ from sqlalchemy.pool import NullPool
 from ..errors import ConfigurationError, LLMStackError
 from ..settings import Settings
 from . import embedded
-from .autogenerate import MODULES
 from .base import Base
 from .history import alembic_config, version_locations
 from .migrate import upgrade
+from .modules import MODULES
 from .schemas import quote
 from .urls import engine_arguments
 

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ..db.checks import MAX_LIMIT, check_owner, check_text
 from ..db.database import Service
 from ..db.locks import lock_key
 from ..db.models import CorpusStatistics, StoredCalibration
@@ -23,7 +24,6 @@ from ..errors import Conflict, ValidationError
 from ..search import SearchOptions
 from ..search.calibration import TermCounts
 from ..search.evidence import term_counts
-from ..search.hybrid import MAX_LIMIT
 from ..search.reweigh import begin_statistics
 from ..settings import Settings
 from .decision import Legs, Tuning, decide
@@ -32,7 +32,6 @@ from .explain import read_terms
 from .feedback import FeedbackRepository, JudgedQuery, Key, check_grade
 from .freshness import StatisticsKeeper
 from .models import CORPUS, Chunk
-from .preparation import check_owner, check_text
 from .records import SearchHits
 from .repository import DocumentRepository
 

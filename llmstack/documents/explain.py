@@ -13,13 +13,14 @@ from sqlalchemy import Float, Select, TableValuedAlias, Text, bindparam, cast, s
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ..db.checks import any_of
 from ..db.explain import Explain
 from ..db.models import CorpusStatistics
 from ..search import SearchOptions
 from ..search.hybrid import languages_cte
 from ..search.lexical import Reading, parse_query, query_terms, single_term
 from .models import CORPUS, Chunk
-from .queries import any_of, spoken_languages
+from .queries import spoken_languages
 from .records import MatchedTerm, PlanStep, QueryTerm
 
 

@@ -15,12 +15,13 @@ from sqlalchemy import Select, Text, cast, func, literal_column, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ..db.checks import as_uuid, check_id, check_limit, check_owner
 from ..db.models import LoggedSearch, SearchFeedback
 from ..errors import ValidationError
 from .errors import SearchNotFound
 from .models import CORPUS
-from .preparation import MAX_ORIGIN_BYTES, check_id, check_owner
-from .queries import DocumentFilter, as_uuid, check_limit
+from .preparation import MAX_ORIGIN_BYTES
+from .queries import DocumentFilter
 from .records import Page
 from .search_log import as_json, from_json
 

@@ -13,6 +13,7 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ..db.checks import any_of
 from ..db.database import Service
 from ..embeddings import EmbeddingService, Space
 from ..errors import DatabaseUnavailable, EmbeddingError, LLMStackError
@@ -21,7 +22,7 @@ from .ahead import one_ahead
 from .items import Batch, Item, Prepared, distinct
 from .models import Chunk, Document
 from .preparation import check, cut
-from .queries import any_of, has_vector
+from .queries import has_vector
 from .records import AddProgress, AddResult, DocumentInput, PreparedDocument
 from .writer import Written, require_unchanged, write_documents
 

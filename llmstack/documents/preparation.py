@@ -2,74 +2,23 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from ..db.checks import UNSTORABLE, check_date, check_id, check_metadata, check_owner, check_text
 from ..errors import ValidationError
-from ..search.filters import UNSTORABLE, storable_json
+from ..search.languages import detect_language, normalize_language
 from ..settings import Settings
 from .chunking import DOCUMENT_TYPES, ChunkPiece, chunk
 from .chunking.custom import describe_chunker
-from .languages import detect_language, normalize_language
 from .records import DocumentInput, PreparedChunk, PreparedDocument
 
-MAX_OWNER_BYTES = 512
 MAX_ORIGIN_BYTES = 1500
 MAX_NAME_BYTES = 4000
 MAX_LEVEL = 100
 _TITLE_CHARACTERS = 200
-
-
-def check_text(field: str, value: object) -> str:
-    """A text that PostgreSQL can hold."""
-    if not isinstance(value, str):
-        raise ValidationError(field, f"it must be a text, not {type(value).__name__}")
-    if UNSTORABLE.search(value):
-        raise ValidationError(field, "it contains a NUL character or a lone surrogate, which PostgreSQL cannot store")
-    return value
-
-
-def check_id(field: str, value: object, *, limit: int) -> str:
-    """An identifier that PostgreSQL can store and index."""
-    text = check_text(field, value)
-    if not text.strip():
-        raise ValidationError(field, "it is empty")
-    if len(text.encode()) > limit:
-        raise ValidationError(field, f"it is longer than {limit} bytes")
-    return text
-
-
-def check_owner(owner_id: object) -> str:
-    """The owner, without whom nothing is read or written."""
-    return check_id("owner_id", owner_id, limit=MAX_OWNER_BYTES)
-
-
-def check_metadata(metadata: object, *, limit: int) -> dict[str, Any]:
-    """A JSON object within the limit, as JSON gives it back."""
-    if not isinstance(metadata, Mapping):
-        raise ValidationError("metadata", f"it must be a mapping, not {type(metadata).__name__}")
-    encoded = storable_json(dict(metadata))
-    if len(encoded.encode()) > limit:
-        raise ValidationError("metadata", f"it is larger than {limit} bytes of JSON (max_metadata_bytes)")
-    decoded: dict[str, Any] = json.loads(encoded)
-    return decoded
-
-
-def check_date(field: str, value: dt.datetime | None) -> dt.datetime | None:
-    """A moment with its time zone."""
-    if value is None:
-        return None
-    if not isinstance(value, dt.datetime) or value.utcoffset() is None:
-        raise ValidationError(field, "it must be a datetime with a time zone: datetime(..., tzinfo=UTC)")
-    try:
-        return value.astimezone(dt.UTC)
-    except OverflowError:
-        raise ValidationError(field, "in UTC it is outside of the years 1 to 9999") from None
 
 
 def check_document_type(value: str) -> str:

@@ -7,7 +7,7 @@ import datetime as dt
 import functools
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,6 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
-    cast,
     exists,
     func,
     literal_column,
@@ -26,20 +25,19 @@ from sqlalchemy import (
     tuple_,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
+from ..db.checks import any_of, as_uuid, check_date, check_limit, check_owner, check_text, each, listed
 from ..embeddings import EmbeddingSpace, Space
 from ..embeddings.vectors import source_of
 from ..errors import ValidationError
 from ..search import SearchOptions, Variant, VectorSource, hybrid, metadata_filter
 from ..search.fusion import Fusion
-from ..search.hybrid import MAX_LIMIT
+from ..search.languages import normalize_language, spoken_in
 from ..search.lexical import parse_query
 from ..search.vectors import QUERY_VECTOR, check_vector
-from .languages import normalize_language
 from .models import CORPUS, Chunk, ChunkEmbedding, Document
-from .preparation import check_date, check_document_type, check_owner, check_text
+from .preparation import check_document_type
 from .results import PLAIN, ResultOptions, top, with_passages
 
 MAX_LEG_ROWS = 10_000
@@ -68,15 +66,15 @@ class DocumentFilter:
         """The filter on `Document`; raises ValidationError on bad values."""
         found: list[ColumnElement[bool]] = []
         if self.id_at_origin is not None:
-            found.append(any_of(Document.id_at_origin, _listed("id_at_origin", self.id_at_origin)))
+            found.append(any_of(Document.id_at_origin, listed("id_at_origin", self.id_at_origin)))
         if self.document_ids is not None:
-            ids = [as_uuid("document_ids", value) for value in _each("document_ids", self.document_ids)]
+            ids = [as_uuid("document_ids", value) for value in each("document_ids", self.document_ids)]
             found.append(any_of(Document.id, ids))
         if self.document_type is not None:
-            types = [check_document_type(item) for item in _listed("document_type", self.document_type)]
+            types = [check_document_type(item) for item in listed("document_type", self.document_type)]
             found.append(any_of(Document.document_type, types))
         if self.language is not None:
-            languages = [normalize_language(item) for item in _listed("language", self.language)]
+            languages = [normalize_language(item) for item in listed("language", self.language)]
             found.append(any_of(Document.language, languages))
         if (earliest := check_date("date_from", self.date_from)) is not None:
             found.append(Document.document_date >= earliest)
@@ -85,40 +83,6 @@ class DocumentFilter:
         if self.metadata is not None and self.metadata != {}:
             found.append(metadata_filter(Document.metadata_, self.metadata))
         return found
-
-
-def any_of(column: Any, values: Sequence[Any]) -> ColumnElement[bool]:
-    """The column has one of the values: as one parameter, however many they are."""
-    array = ARRAY(column.type)
-    found: ColumnElement[bool] = column == func.any(cast(bindparam(None, list(values), type_=array), array))
-    return found
-
-
-def _each(field: str, values: object) -> list[Any]:
-    if not isinstance(values, Iterable) or isinstance(values, str | bytes):
-        raise ValidationError(field, f"it must be a list, not {type(values).__name__}")
-    return list(values)
-
-
-def _listed(field: str, value: str | Sequence[str]) -> list[str]:
-    return [check_text(field, item) for item in ([value] if isinstance(value, str) else _each(field, value))]
-
-
-def as_uuid(field: str, value: uuid.UUID | str) -> uuid.UUID:
-    """A UUID, or one in its text form."""
-    if isinstance(value, uuid.UUID):
-        return value
-    try:
-        return uuid.UUID(value)
-    except (AttributeError, TypeError, ValueError):
-        raise ValidationError(field, f"{value!r:.60} is not a UUID") from None
-
-
-def check_limit(limit: int, *, field: str = "limit", least: int = 1) -> int:
-    """A number of rows that the server and the reader can bear."""
-    if not isinstance(limit, int) or isinstance(limit, bool) or not least <= limit <= MAX_LIMIT:
-        raise ValidationError(field, f"it must be from {least} to {MAX_LIMIT}, not {limit!r:.60}")
-    return limit
 
 
 def check_search(*, owner_id: str, mode: str | None, limit: int, where: DocumentFilter) -> None:
@@ -145,20 +109,8 @@ def search_conditions(owner_id: str, wanted: DocumentFilter) -> list[ColumnEleme
 
 
 def spoken_languages(owner_id: str | BindParameter[str]) -> Select[Any]:
-    """The distinct languages of the owner's documents, by one index probe each."""
-    first = (
-        select(func.min(Document.language).label("language"))
-        .where(Document.owner_id == owner_id)
-        .cte("spoken", recursive=True)
-    )
-    following = (
-        select(func.min(Document.language))
-        .where(Document.owner_id == owner_id, Document.language > first.c.language)
-        .correlate(first)
-        .scalar_subquery()
-    )
-    spoken = first.union_all(select(following).where(first.c.language.is_not(None)))
-    return select(spoken.c.language).where(spoken.c.language.is_not(None))
+    """The distinct languages of the owner's documents."""
+    return spoken_in(Document.language, owned=Document.owner_id == owner_id)
 
 
 @functools.lru_cache(maxsize=256)

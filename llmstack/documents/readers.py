@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmstack.errors import LLMStackError, MissingExtra, ValidationError
 
+from ..db.checks import UNSTORABLE
+
 if TYPE_CHECKING:
     from docx.table import Table
     from docx.text.paragraph import Paragraph
@@ -43,7 +45,6 @@ _NAMES = {"readme": "text", "license": "text", "changelog": "text", "makefile": 
 _SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__", "__pypackages__", "venv", "site-packages"})
 _NEVER_IN_TEXT = frozenset(b"\0\1\2\3\4\5\6\7\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19")
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +90,10 @@ def read_file(path: Path) -> SourceText:
         source = read(path)
     except OSError as error:
         raise ValidationError("path", f"{path} cannot be read: {error.strerror or error}") from error
-    text = _UNSTORABLE.sub("", source.text)
+    text = UNSTORABLE.sub("", source.text)
     if not text.strip():
         raise ValidationError("path", f"{path} has no text{_HINTS.get(document_type, '')}")
-    title = " ".join(_UNSTORABLE.sub("", source.title).split()) or path.name
+    title = " ".join(UNSTORABLE.sub("", source.title).split()) or path.name
     return SourceText(text, document_type, title, source.language, source.metadata)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Result, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ..db.checks import any_of, as_uuid, check_id, check_limit, check_metadata, check_owner
 from ..db.copy import STATEMENT_ROWS
 from ..embeddings import Space
 from ..embeddings.queue import owe
@@ -22,8 +23,8 @@ from . import queries
 from .embedding import EMBEDDED
 from .errors import ChunkNotFound, DocumentNotFound, TextNotKept
 from .models import Chunk, ChunkEmbedding, Document
-from .preparation import MAX_ORIGIN_BYTES, check_id, check_metadata, check_owner
-from .queries import DocumentFilter, OrderBy, any_of, as_uuid, check_limit, check_search, owned
+from .preparation import MAX_ORIGIN_BYTES
+from .queries import DocumentFilter, OrderBy, check_search, owned
 from .records import DocumentStatistics, Leg, Mode, Page, SearchHit, SearchHits
 from .results import PLAIN, ResultOptions
 

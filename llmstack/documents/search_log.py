@@ -17,9 +17,9 @@ from sqlalchemy.dialects.postgresql import INTERVAL, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
+from ..db.checks import UNSTORABLE
 from ..db.database import Service
 from ..db.models import LoggedSearch
-from ..search.filters import UNSTORABLE
 from ..settings import Settings
 from .models import CORPUS
 from .queries import DocumentFilter

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ..db.checks import check_limit
 from ..db.database import Service
 from ..embeddings import EmbeddingService, Space
 from ..errors import EmbeddingError, ValidationError
@@ -20,7 +21,7 @@ from ..search import SearchOptions, Variant, Weighted
 from ..search.fusion import Fusion
 from ..settings import Settings
 from . import explain
-from .queries import DocumentFilter, check_limit, check_search, prepared_search, search_conditions
+from .queries import DocumentFilter, check_search, prepared_search, search_conditions
 from .records import Mode, SearchExplanation, SearchHit, SearchHits
 from .repository import DocumentRepository
 from .results import ResultOptions

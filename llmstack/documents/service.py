@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from sqlalchemy.ext.asyncio import AsyncSession
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
+from ..db.checks import check_limit
 from ..db.database import Service
 from ..embeddings import EmbeddingService
 from ..errors import ValidationError
@@ -26,7 +27,7 @@ from .feedback import Feedback, FeedbackRepository, JudgedQuery, Key, RecordedSe
 from .freshness import StatisticsKeeper
 from .ingestion import Ingestion
 from .models import Chunk, Document
-from .queries import DocumentFilter, OrderBy, check_limit
+from .queries import DocumentFilter, OrderBy
 from .records import (
     AddProgress,
     AddResult,

@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
+from ..db.checks import any_of
 from ..db.copy import STATEMENT_ROWS, copy_rows
 from ..db.models import CorpusStatistics
 from ..embeddings import Space
@@ -27,7 +28,6 @@ from ..search.columns import DEFAULTS, PARAMETERS
 from .embedding import EMBEDDED
 from .errors import DocumentChanged
 from .models import CORPUS, Chunk, ChunkEmbedding, Document, EmbeddingJob
-from .queries import any_of
 from .records import PreparedDocument
 
 Vectors = Mapping[bytes, Sequence[float]]

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from ..errors import EmbeddingError, MissingExtra
+from ..providers.failures import describe
 from ..settings import Settings
-from .failures import describe
 from .protocol import Embedder, Kind
 from .vectors import as_vectors, fault_of
 

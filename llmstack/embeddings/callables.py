@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..providers.threads import call
 from .protocol import Kind
-from .threads import in_thread
 from .vectors import as_vectors
 
 
@@ -28,11 +27,7 @@ class CallableEmbedder:
 
     async def embed(self, texts: Sequence[str], *, kind: Kind = "document") -> list[list[float]]:
         """Call the function once; documents and queries alike."""
-        # An object's coroutine made in a thread would be left alone where the caller is cancelled.
-        if inspect.iscoroutinefunction(self._fn) or inspect.iscoroutinefunction(type(self._fn).__call__):
-            return as_vectors(await self._fn(list(texts)))
-        vectors = await in_thread(self._fn, list(texts))
-        return as_vectors(await vectors if inspect.isawaitable(vectors) else vectors)
+        return as_vectors(await call(self._fn, list(texts)))
 
     def __repr__(self) -> str:
         return f"CallableEmbedder(name={self.name!r}, dimensions={self.dimensions})"

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import importlib.util
-import json
-import os
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import tenacity
 from pydantic import SecretStr
 
 from ..errors import ConfigurationError, EmbeddingError
-from .failures import describe
+from ..providers.failures import describe
+from ..providers.litellm import embedding_models, load_litellm
 from .protocol import Kind
 
 _ATTEMPTS = 3
-_PRICES = "model_prices_and_context_window_backup.json"
 _RETRIED = (
     "RateLimitError",
     "APIConnectionError",
@@ -33,40 +27,6 @@ _KINDS: Mapping[str, Mapping[Kind, Mapping[str, str]]] = {
     "cohere": {"document": {"input_type": "search_document"}, "query": {"input_type": "search_query"}},
     "voyage": {"document": {"input_type": "document"}, "query": {"input_type": "query"}},
 }
-
-
-def load_litellm() -> Any:
-    """The module litellm, without what it does at a plain import: fetch from the network and print advice.
-
-    The first call takes seconds.
-    """
-    is_first = "litellm" not in sys.modules
-    if is_first:
-        # Otherwise the import fetches a price list from the network.
-        os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    # Always as a statement: it waits for the same import in another thread.
-    import litellm
-
-    if is_first:
-        # Else it prints advice on stdout whenever a provider fails.
-        litellm.suppress_debug_info = True
-    return litellm
-
-
-@functools.cache
-def _known_models() -> dict[str, tuple[str | None, int | None]]:
-    """Provider and dimensions of the embedding models in litellm's own list, read without importing it."""
-    spec = importlib.util.find_spec("litellm")
-    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
-    files = [Path(folder) / _PRICES for folder in folders if (Path(folder) / _PRICES).is_file()]
-    if not files:
-        return {}
-    entries = json.loads(files[0].read_text("utf-8")).items()
-    return {
-        name: (entry.get("litellm_provider"), entry.get("output_vector_size"))
-        for name, entry in entries
-        if entry.get("mode") == "embedding"
-    }
 
 
 class LiteLLMEmbedder:
@@ -94,7 +54,7 @@ class LiteLLMEmbedder:
         self.model = model
         self.name = name or model
         prefix, _, bare = model.rpartition("/")
-        listed = _known_models().get(model) or _known_models().get(bare) or (None, None)
+        listed = embedding_models().get(model) or embedding_models().get(bare) or (None, None)
         self.provider = prefix.partition("/")[0] or listed[0] or "litellm"
         self.dimensions = dimensions or listed[1] or 0
         self._asked = dimensions if dimensions != listed[1] else None

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MissingExtra
+from ..providers.threads import in_thread
 from .protocol import Kind
-from .threads import in_thread
 
 _READ_CHARACTERS = 32_768
 _PADDED_CHARACTERS = 262_144

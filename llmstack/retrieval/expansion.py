@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from pydantic import SecretStr
 
-from ..embeddings.failures import describe
-from ..embeddings.litellm import load_litellm
 from ..errors import ValidationError
+from ..providers.failures import describe
+from ..providers.litellm import load_litellm
 from ..search.hybrid import MAX_VARIANTS
 from .errors import RetrievalError
 

@@ -6,17 +6,16 @@ import asyncio
 import functools
 import importlib
 import importlib.util
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from pydantic import SecretStr
 
-from ..embeddings.failures import describe
-from ..embeddings.litellm import load_litellm
-from ..embeddings.threads import in_thread
 from ..errors import ConfigurationError, MissingExtra
+from ..providers.failures import describe
+from ..providers.litellm import load_litellm
+from ..providers.threads import call, in_thread
 from .errors import RetrievalError
 
 _WINDOW_CHARACTERS = 32_768
@@ -40,10 +39,7 @@ class CallableReranker:
 
     async def rerank(self, query: str, passages: Sequence[str]) -> Sequence[float]:
         """Call the function once."""
-        if inspect.iscoroutinefunction(self._fn):
-            return _numbers(await self._fn(query, list(passages)))
-        scores = await in_thread(self._fn, query, list(passages))
-        return _numbers(await scores if inspect.isawaitable(scores) else scores)
+        return _numbers(await call(self._fn, query, list(passages)))
 
     def __repr__(self) -> str:
         return f"CallableReranker({getattr(self._fn, '__name__', self._fn)!r})"

@@ -7,8 +7,6 @@ strings by code point. `$ne`, `$nin` and `$not` also hold where the key is absen
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,14 +27,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from ..db.checks import check_text, storable_json
 from ..errors import ValidationError
 
 MAX_DEPTH = 20
 MAX_BRANCHES = 1000
-UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-"""What PostgreSQL cannot hold in a text."""
-_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-
 _COMPARISONS: dict[str, Callable[[Any, Any], ColumnElement[bool]]] = {
     "$gt": lambda left, right: left > right,
     "$gte": lambda left, right: left >= right,
@@ -77,7 +72,7 @@ def _term(column: Any, key: Any, value: Any, path: tuple[str, ...], depth: int) 
         return not_(_conjunction(column, value, path, depth + 1))
     if key.startswith("$"):
         return _compare(column, key, value, path)
-    below = (*path, storable_text(key))
+    below = (*path, check_text("metadata", key))
     if isinstance(value, Mapping) and _has_operator(value, depth):
         return _conjunction(column, value, below, depth + 1)
     part = cast(literal(_nested(below, _json(value)), JSONB), JSONB)
@@ -135,7 +130,7 @@ def _ordered(found: Any, operator: str, value: Any) -> ColumnElement[bool]:
     if isinstance(value, str):
         # By code point, as Python compares; the database's own collation is anybody's guess.
         plain = collate(found.op("#>>", return_type=Text())(cast([], ARRAY(Text))), "C")
-        return and_(kind == "string", compare(plain, cast(storable_text(value), Text)))
+        return and_(kind == "string", compare(plain, cast(check_text("metadata", value), Text)))
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _fail(f"{operator} compares numbers or strings, not {type(value).__name__}")
     return and_(kind == "number", compare(found, cast(literal(_json(value), JSONB), JSONB)))
@@ -145,24 +140,6 @@ def _nested(path: tuple[str, ...], value: Any) -> Any:
     for key in reversed(path):
         value = {key: value}
     return value
-
-
-def storable_text(text: str) -> str:
-    """The text, if PostgreSQL can hold it; NUL and lone surrogates raise."""
-    if UNSTORABLE.search(text):
-        raise _fail("it contains a NUL character or a lone surrogate, which PostgreSQL cannot store")
-    return text
-
-
-def storable_json(value: Any) -> str:
-    """The JSON of a value that PostgreSQL can hold; ValidationError for anything else."""
-    try:
-        encoded = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise _fail(f"it is not JSON: {error}") from None
-    if _ESCAPED_NUL.search(encoded):
-        raise _fail("it contains a NUL character, which PostgreSQL cannot store")
-    return storable_text(encoded)
 
 
 def _json(value: Any) -> Any:

@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import BigInteger
 
+from ..db.checks import MAX_LIMIT
 from ..db.models import CorpusStatistics
 from ..errors import ValidationError
 from .columns import SearchableMixin
@@ -33,7 +34,6 @@ from .fusion import Fusion, RankedLeg, Weighted, fuse, numbered
 from .lexical import ParsedQuery, Reading, lexical_query, owned_rows, parse_query, required_clause
 from .vectors import QUERY_VECTOR, VectorSource, check_vector, vector_arm
 
-MAX_LIMIT = 1000
 MAX_VARIANTS = 16
 MAX_OPTION = 1_000_000_000
 MAX_NAME = 40

@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.types import ARRAY
 
+from ..db.checks import UNSTORABLE
 from ..db.models import TermStatistics
 from ..db.schemas import schema_function
 from ..errors import ValidationError
@@ -41,7 +42,6 @@ MAX_CLAUSE_BYTES = 8_000
 
 # A phrase in double quotes, or a word or phrase behind a minus that begins a word.
 _CLAUSE = re.compile(r'(?<!\S)-"([^"]*)"|(?<!\S)-([^\s"]+)|"([^"]*)"')
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _LONG = re.compile(r"\S{500,}")
 
 
@@ -65,7 +65,7 @@ def parse_query(query: str, *, operators: bool = True) -> ParsedQuery:
     Without `operators` quotation marks and hyphens are punctuation too, as in a question written as prose.
     Clauses beyond `MAX_CLAUSES` or `MAX_CLAUSE_BYTES` in all only rank, or are left out if forbidden.
     """
-    query = _UNSTORABLE.sub(" ", query)
+    query = UNSTORABLE.sub(" ", query)
     # PostgreSQL measures a word before it lower-cases it, and cuts one that then grows beyond 2 kB inside a
     # character; in lower case it is left out.
     query = _LONG.sub(lambda match: match[0].lower(), query)

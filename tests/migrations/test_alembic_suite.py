@@ -12,8 +12,8 @@ from pytest_alembic import MigrationContext, tests
 from pytest_alembic.plugin.error import AlembicTestFailure
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from llmstack.db.autogenerate import MODULES
 from llmstack.db.migrate import alembic_config as our_config
+from llmstack.db.modules import MODULES
 from llmstack.settings import Settings
 
 

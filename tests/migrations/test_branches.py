@@ -17,9 +17,10 @@ from migration_support import (
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from llmstack.db import migrate
-from llmstack.db.autogenerate import MODULES, target_metadata
+from llmstack.db.autogenerate import target_metadata
 from llmstack.db.base import Base
 from llmstack.db.history import scripts
+from llmstack.db.modules import MODULES
 from llmstack.errors import DatabaseBehind, MigrationError
 
 SCHEMA = "Svc A"

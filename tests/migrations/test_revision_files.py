@@ -9,9 +9,10 @@ from alembic.script import Script
 from migration_support import CHECKOUT
 from sqlalchemy import Column, MetaData
 
-from llmstack.db.autogenerate import MODULES, target_metadata
+from llmstack.db.autogenerate import target_metadata
 from llmstack.db.history import scripts
 from llmstack.db.migrate import version_locations
+from llmstack.db.modules import MODULES
 
 FILES = [path for folder in version_locations() for path in sorted(Path(folder).glob("*.py"))]
 ALLOWED_IMPORTS = {

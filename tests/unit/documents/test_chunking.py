@@ -474,7 +474,7 @@ def test_importing_loads_no_splitter_no_tokenizer_and_no_reader() -> None:
         "docx",
         "py3langid",
     }
-    modules = "llmstack.documents.chunking, llmstack.documents.readers, llmstack.documents.languages"
+    modules = "llmstack.documents.chunking, llmstack.documents.readers, llmstack.search.languages"
     program = f"import sys, {modules}; print(*{heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

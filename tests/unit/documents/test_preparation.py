@@ -12,16 +12,9 @@ from typing import Any
 
 import pytest
 
+from llmstack.db.checks import MAX_OWNER_BYTES, check_date, check_id, check_metadata
 from llmstack.documents import ChunkingConfig, ChunkPiece, DocumentInput
-from llmstack.documents.preparation import (
-    MAX_NAME_BYTES,
-    MAX_ORIGIN_BYTES,
-    MAX_OWNER_BYTES,
-    check_date,
-    check_id,
-    check_metadata,
-    prepare,
-)
+from llmstack.documents.preparation import MAX_NAME_BYTES, MAX_ORIGIN_BYTES, prepare
 from llmstack.documents.records import PreparedDocument
 from llmstack.errors import ValidationError
 from llmstack.settings import Settings

@@ -7,9 +7,10 @@ from sqlalchemy import Text, column
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
 
+from llmstack.db.checks import check_text, storable_json
 from llmstack.errors import ValidationError
 from llmstack.search import metadata_filter
-from llmstack.search.filters import MAX_BRANCHES, MAX_DEPTH, OPERATORS, storable_json, storable_text
+from llmstack.search.filters import MAX_BRANCHES, MAX_DEPTH, OPERATORS
 
 METADATA = column("metadata", JSONB)
 EVIL = "'; DROP TABLE documents; --"
@@ -122,7 +123,7 @@ def test_a_filter_may_be_as_deep_as_it_says() -> None:
 
 @pytest.mark.parametrize("text", ["\\u0000", "\\\\u0000", "\U0001f600", "\x01", ""])
 def test_what_only_looks_unstorable_is_stored(text: str) -> None:
-    assert storable_text(text) == text
+    assert check_text("metadata", text) == text
     assert storable_json({text: [text]})
 
 

@@ -9,10 +9,10 @@ import pytest
 from sql_support import BOTH, SOURCE, VECTOR, compiled, cte, search_sql, searched, sql_of
 from sqlalchemy import bindparam, select, union_all
 
+from llmstack.db.checks import MAX_LIMIT
 from llmstack.documents.models import Chunk, Document
 from llmstack.errors import ValidationError
 from llmstack.search import SearchOptions, Variant
-from llmstack.search.hybrid import MAX_LIMIT
 
 COLUMNS = ["id", "score", "text_score", "text_rank", "vector_score", "vector_rank", "vector_path"]
 MODES: list[dict[str, Any]] = [{"query": "tax"}, {"vector": VECTOR, "source": SOURCE}, BOTH]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llmstack.embeddings.failures import describe
 from llmstack.errors import EmbeddingError
+from llmstack.providers.failures import describe
 
 
 @pytest.mark.parametrize(

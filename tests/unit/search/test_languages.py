@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.documents.languages import LANGUAGES, detect_language, normalize_language
 from llmstack.errors import MissingExtra
+from llmstack.search.languages import LANGUAGES, detect_language, normalize_language
 
 
 @pytest.mark.parametrize("installation", ["pginstall", "pginstall18"])

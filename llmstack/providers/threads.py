@@ -5,11 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import inspect
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+
+
+async def call(fn: Callable[..., Any], *arguments: Any) -> Any:
+    """The answer of a function: awaited here where it is a coroutine, from a thread where it may block."""
+    # An object's coroutine made in a thread would be left alone where the caller is cancelled.
+    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__):
+        return await fn(*arguments)
+    answer = await in_thread(fn, *arguments)
+    return await answer if inspect.isawaitable(answer) else answer
 
 
 async def in_thread(work: Callable[..., Result], *arguments: Any) -> Result:
@@ -41,5 +51,5 @@ async def in_thread(work: Callable[..., Result], *arguments: Any) -> Result:
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(settle, result, failed)
 
-    threading.Thread(target=run, name="llmstack-embedder", daemon=True).start()
+    threading.Thread(target=run, name="llmstack-call", daemon=True).start()
     return await future

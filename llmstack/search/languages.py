@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib
 import threading
+from typing import Any
 
-from llmstack.errors import MissingExtra
+from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy.orm import InstrumentedAttribute
+
+from ..errors import MissingExtra
 
 _CODES = {
     "arabic": ("ar", "ara"),
@@ -75,3 +79,11 @@ def detect_language(text: str, *, default: str) -> str:
     (best, score), (second, next_score) = ranked[:2]
     same = normalize_language(best) == normalize_language(second) != "simple"
     return normalize_language(best) if same or score - next_score >= _CLEAR_LEAD else default
+
+
+def spoken_in(language: InstrumentedAttribute[str], *, owned: ColumnElement[bool]) -> Select[Any]:
+    """The distinct languages of an owner's rows, by one probe each of an index on owner and language."""
+    first = select(func.min(language).label("language")).where(owned).cte("spoken", recursive=True)
+    following = select(func.min(language)).where(owned, language > first.c.language).correlate(first).scalar_subquery()
+    spoken = first.union_all(select(following).where(first.c.language.is_not(None)))
+    return select(spoken.c.language).where(spoken.c.language.is_not(None))
