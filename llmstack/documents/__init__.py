@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..db.paging import Page as Page
 from .calibration import Calibration as Calibration
 from .chunking import ChunkingConfig as ChunkingConfig
 from .chunking import ChunkPiece as ChunkPiece
@@ -27,7 +28,6 @@ from .records import DocumentInput as DocumentInput
 from .records import DocumentStatistics as DocumentStatistics
 from .records import Leg as Leg
 from .records import MatchedTerm as MatchedTerm
-from .records import Page as Page
 from .records import PlanStep as PlanStep
 from .records import QueryTerm as QueryTerm
 from .records import SearchExplanation as SearchExplanation

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
 import json
 import math
@@ -11,18 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, Text, cast, func, literal_column, select, tuple_
+from sqlalchemy import Select, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.checks import as_uuid, check_id, check_limit, check_owner
 from ..db.models import LoggedSearch, SearchFeedback
+from ..db.paging import Keyset, Page
 from ..errors import ValidationError
 from .errors import SearchNotFound
 from .models import CORPUS
 from .preparation import MAX_ORIGIN_BYTES
 from .queries import DocumentFilter
-from .records import Page
 from .search_log import as_json, from_json
 
 MAX_GRADE = 1_000_000.0
@@ -100,6 +99,10 @@ def check_grade(grade: object) -> float:
     return float(grade)
 
 
+_SEARCHES = Keyset("searches", (LoggedSearch.created_at, LoggedSearch.id))
+_JUDGEMENTS = Keyset("feedback", (SearchFeedback.updated_at, SearchFeedback.search_id, SearchFeedback.chunk_id))
+
+
 class FeedbackRepository:
     """Reads logged searches and writes judgements of them, inside the caller's transaction."""
 
@@ -139,24 +142,22 @@ class FeedbackRepository:
 
     async def searches(self, *, owner_id: str, limit: int, cursor: str | None) -> Page[RecordedSearch]:
         """A page of logged searches, newest first, each hit with its grade."""
-        place = (LoggedSearch.created_at, LoggedSearch.id)
         mine = select(LoggedSearch).where(LoggedSearch.owner_id == check_owner(owner_id), LoggedSearch.corpus == CORPUS)
-        total, found = await self._page(mine, place, limit=check_limit(limit), cursor=cursor)
+        total, found = await self._page(mine, _SEARCHES, limit=check_limit(limit), cursor=cursor)
         items = [row[0] for row in found[:limit]]
         graded = await self._grades(owner_id, [search.id for search in items])
         return Page(
             items=[_recorded(search, graded) for search in items],
             total=total,
-            cursor=_write_cursor(items[-1].created_at, items[-1].id) if len(found) > limit else None,
+            cursor=_SEARCHES.cursor(items[-1].created_at, items[-1].id) if len(found) > limit else None,
         )
 
     async def _page(
-        self, mine: Select[*tuple[Any, ...]], place: tuple[Any, Any], *, limit: int, cursor: str | None
+        self, mine: Select[*tuple[Any, ...]], order: Keyset, *, limit: int, cursor: str | None
     ) -> tuple[int, Sequence[Any]]:
         total = await self._session.scalar(select(func.count()).select_from(mine.subquery())) or 0
-        if cursor is not None:
-            mine = mine.where(tuple_(*place) < tuple_(*_read_cursor(cursor)))
-        rows = await self._session.execute(mine.order_by(*(part.desc() for part in place)).limit(limit + 1))
+        page = mine.where(*order.after(cursor)).order_by(*order.order()).limit(limit + 1)
+        rows = await self._session.execute(page)
         return total, rows.all()
 
     async def _grades(self, owner_id: str, ids: Sequence[uuid.UUID]) -> dict[tuple[uuid.UUID, uuid.UUID], float]:
@@ -168,23 +169,20 @@ class FeedbackRepository:
         self, *, owner_id: str, search_id: uuid.UUID | str | None, limit: int, cursor: str | None
     ) -> Page[Feedback]:
         """A page of judgements, the newest first."""
-        # One judgement among those of a moment, by search and chunk together.
-        key = (cast(SearchFeedback.search_id, Text) + cast(SearchFeedback.chunk_id, Text)).label("key")
         mine = (
-            select(SearchFeedback, LoggedSearch.query, key)
+            select(SearchFeedback, LoggedSearch.query)
             .join(LoggedSearch, LoggedSearch.id == SearchFeedback.search_id)
             .where(SearchFeedback.owner_id == check_owner(owner_id), LoggedSearch.corpus == CORPUS)
         )
         if search_id is not None:
             mine = mine.where(SearchFeedback.search_id == as_uuid("search_id", search_id))
-        total, found = await self._page(
-            mine, (SearchFeedback.updated_at, key.element), limit=check_limit(limit), cursor=cursor
-        )
+        total, found = await self._page(mine, _JUDGEMENTS, limit=check_limit(limit), cursor=cursor)
         items = found[:limit]
+        last = items[-1][0] if len(found) > limit else None
         return Page(
             items=[_feedback(row[0], row.query) for row in items],
             total=total,
-            cursor=_write_cursor(items[-1][0].updated_at, items[-1].key) if len(found) > limit else None,
+            cursor=None if last is None else _JUDGEMENTS.cursor(last.updated_at, last.search_id, last.chunk_id),
         )
 
     async def judged(self, *, owner_id: str | None) -> Sequence[JudgedQuery]:
@@ -262,18 +260,3 @@ def _feedback(row: SearchFeedback, query: str) -> Feedback:
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
-
-
-def _write_cursor(moment: dt.datetime, key: object) -> str:
-    return base64.urlsafe_b64encode(json.dumps([moment.isoformat(), str(key)]).encode()).decode()
-
-
-def _read_cursor(cursor: str) -> tuple[dt.datetime, Any]:
-    try:
-        moment, key = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-        if len(key) == 36:
-            return dt.datetime.fromisoformat(moment), uuid.UUID(key)
-        uuid.UUID(key[:36]), uuid.UUID(key[36:])
-        return dt.datetime.fromisoformat(moment), key
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValidationError("cursor", "it is not one that this list gave") from error

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
 import functools
-import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +20,12 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
-    tuple_,
     union_all,
 )
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
-from ..db.checks import any_of, as_uuid, check_date, check_limit, check_owner, check_text, each, listed
+from ..db.checks import any_of, as_uuid, check_date, check_limit, check_owner, each, listed
+from ..db.paging import Keyset
 from ..embeddings import EmbeddingSpace, Space
 from ..embeddings.vectors import source_of
 from ..errors import ValidationError
@@ -238,6 +236,13 @@ def around(owner_id: str, chunk_id: uuid.UUID, *, before: int, after: int) -> Se
     return select(Chunk).where(Chunk.id.in_(select(wanted.c[0]))).order_by(Chunk.position)
 
 
+def document_order(order_by: OrderBy, *, descending: bool = True) -> Keyset:
+    """The order of a list; documents of the same moment or name are told apart by their id."""
+    if order_by not in _ORDERS:
+        raise ValidationError("order_by", f"{order_by!r} is unknown; use one of {', '.join(_ORDERS)}")
+    return Keyset(order_by, (_ORDERS[order_by], Document.id), descending)
+
+
 def page_of_documents(
     owner_id: str,
     wanted: DocumentFilter,
@@ -249,43 +254,18 @@ def page_of_documents(
     deleted: bool,
 ) -> Select[Any]:
     """(total, Document) rows, one more than the limit; a page without rows still has its total."""
-    if order_by not in _ORDERS:
-        raise ValidationError("order_by", f"{order_by!r} is unknown; use one of {', '.join(_ORDERS)}")
-    key = _ORDERS[order_by]
+    order = document_order(order_by, descending=descending)
     conditions = [owned(owner_id, deleted=deleted), *wanted.conditions()]
     total = select(func.count().label("total")).select_from(Document).where(*conditions).subquery()
-    after = []
-    if cursor is not None:
-        place = tuple_(*_read_cursor(cursor, order_by))
-        after.append(tuple_(key, Document.id) < place if descending else tuple_(key, Document.id) > place)
-    directions = (key.desc(), Document.id.desc()) if descending else (key, Document.id)
-    rows = select(Document).where(*conditions, *after).order_by(*directions).limit(limit + 1).subquery()
-    listed = aliased(Document, rows)
-    shown = (getattr(listed, key.key), listed.id)
+    behind = order.after(cursor)
+    rows = select(Document).where(*conditions, *behind).order_by(*order.order()).limit(limit + 1).subquery()
+    page = aliased(Document, rows)
     return (
-        select(total.c.total, listed)
+        select(total.c.total, page)
         .select_from(total)
-        .outerjoin(listed, literal_column("true"))
-        .order_by(*((part.desc() for part in shown) if descending else shown))
+        .outerjoin(page, literal_column("true"))
+        .order_by(*order.order((getattr(page, order_by), page.id)))
     )
-
-
-def write_cursor(document: Document, order_by: OrderBy) -> str:
-    """An opaque place in the order, right after this document."""
-    value = getattr(document, order_by)
-    shown = value.isoformat() if isinstance(value, dt.datetime) else value
-    return base64.urlsafe_b64encode(json.dumps([order_by, shown, str(document.id)]).encode()).decode()
-
-
-def _read_cursor(cursor: str, order_by: OrderBy) -> tuple[Any, uuid.UUID]:
-    try:
-        order, value, id_ = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-        if order != order_by:
-            raise ValueError(order)
-        place = check_text("cursor", value) if order == "name" else dt.datetime.fromisoformat(value)
-        return check_date("cursor", place) if isinstance(place, dt.datetime) else place, uuid.UUID(id_)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValidationError("cursor", "it is not one that this list gave for this order") from error
 
 
 def statistics_of(owner_id: str) -> Select[Any]:

@@ -6,7 +6,7 @@ import datetime as dt
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from .chunking import ChunkingConfig, ChunkPiece
 from .models import Document
@@ -194,15 +194,6 @@ class SearchHits(list[SearchHit]):
         self.reranked = reranked
         self.explanation = explanation
         self.search_id: uuid.UUID | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[Item]):
-    """One page; `total` counts all that match, `cursor` asks for the next page and is None on the last."""
-
-    items: Sequence[Item]
-    total: int
-    cursor: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

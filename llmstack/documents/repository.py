@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.checks import any_of, as_uuid, check_id, check_limit, check_metadata, check_owner
 from ..db.copy import STATEMENT_ROWS
+from ..db.paging import Page
 from ..embeddings import Space
 from ..embeddings.queue import owe
 from ..errors import ValidationError
@@ -25,7 +26,7 @@ from .errors import ChunkNotFound, DocumentNotFound, TextNotKept
 from .models import Chunk, ChunkEmbedding, Document
 from .preparation import MAX_ORIGIN_BYTES
 from .queries import DocumentFilter, OrderBy, check_search, owned
-from .records import DocumentStatistics, Leg, Mode, Page, SearchHit, SearchHits
+from .records import DocumentStatistics, Leg, Mode, SearchHit, SearchHits
 from .results import PLAIN, ResultOptions
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
@@ -104,8 +105,9 @@ class DocumentRepository:
         rows = (await self._session.execute(statement)).all()
         found = [document for _, document in rows if document is not None]
         items = found[:limit]
-        following = queries.write_cursor(items[-1], order_by) if len(found) > limit else None
-        return Page(items=items, total=rows[0].total, cursor=following)
+        order = queries.document_order(order_by)
+        more = order.cursor(getattr(items[-1], order_by), items[-1].id) if len(found) > limit else None
+        return Page(items=items, total=rows[0].total, cursor=more)
 
     async def chunks(self, *, owner_id: str, document_id: uuid.UUID | str, level: int | None = 0) -> Sequence[Chunk]:
         """The chunks in reading order: leaves, parents (`level=1`), or both (None), parents first."""

@@ -13,6 +13,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from ..db.checks import check_limit
 from ..db.database import Service
+from ..db.paging import Page
 from ..embeddings import EmbeddingService
 from ..errors import ValidationError
 from ..retrieval import Expander, Reranker
@@ -35,7 +36,6 @@ from .records import (
     DocumentInput,
     DocumentStatistics,
     Mode,
-    Page,
     SearchHits,
 )
 from .repository import DocumentRepository
