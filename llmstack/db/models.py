@@ -81,7 +81,7 @@ class LoggedSearch(Identified, Base):
 
 
 class SearchFeedback(Timestamped, Base):
-    """How well a hit answered its search. A chunk is disposable; `id_at_origin` says which document is meant."""
+    """How well a hit answered its search. A row is disposable; `unit` is what people judge, and outlives it."""
 
     __tablename__ = "search_feedback"
     __table_args__ = (
@@ -91,9 +91,9 @@ class SearchFeedback(Timestamped, Base):
     )
 
     search_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    chunk_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    row_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     owner_id: Mapped[str]
-    id_at_origin: Mapped[str]
+    unit: Mapped[str]
     grade: Mapped[float] = mapped_column(REAL)
 
 

@@ -39,3 +39,25 @@ def scoped(step: Callable[[], None]) -> Callable[[], None]:
         op.execute(f"SET search_path TO {previous or 'DEFAULT'}")
 
     return run
+
+
+def name_not_nulls(table: str) -> None:
+    """After a rename, name the NOT NULL constraints as a table that is made anew has them; before 18 they have none."""
+    op.execute(f"""
+DO $body$
+DECLARE
+    held record;
+BEGIN
+    FOR held IN
+        SELECT conname AS old, concat(c.relname, '_', a.attname, '_not_null') AS new
+        FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+        JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
+        WHERE k.contype = 'n' AND k.conrelid = '{quote(table)}'::regclass
+    LOOP
+        IF held.old <> held.new THEN
+            EXECUTE format('ALTER TABLE {quote(table)} RENAME CONSTRAINT %I TO %I', held.old, held.new);
+        END IF;
+    END LOOP;
+END
+$body$
+""")

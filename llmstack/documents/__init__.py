@@ -19,8 +19,8 @@ from .feedback import RecordedHit as RecordedHit
 from .feedback import RecordedSearch as RecordedSearch
 from .models import Chunk as Chunk
 from .models import ChunkEmbedding as ChunkEmbedding
+from .models import ChunkEmbeddingJob as ChunkEmbeddingJob
 from .models import Document as Document
-from .models import EmbeddingJob as EmbeddingJob
 from .queries import DocumentFilter as DocumentFilter
 from .records import AddProgress as AddProgress
 from .records import AddResult as AddResult
@@ -45,6 +45,7 @@ __all__ = [
     "CalibrationNotFound",
     "Chunk",
     "ChunkEmbedding",
+    "ChunkEmbeddingJob",
     "ChunkNotFound",
     "ChunkPiece",
     "ChunkingConfig",
@@ -56,7 +57,6 @@ __all__ = [
     "DocumentRepository",
     "DocumentService",
     "DocumentStatistics",
-    "EmbeddingJob",
     "Feedback",
     "JudgedQuery",
     "Leg",

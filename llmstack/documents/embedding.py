@@ -5,13 +5,13 @@ from __future__ import annotations
 from sqlalchemy import and_, case
 
 from ..embeddings import EmbeddedTable
-from .models import Chunk, ChunkEmbedding, EmbeddingJob
+from .models import Chunk, ChunkEmbedding, ChunkEmbeddingJob
 
 # The same text as PreparedChunk.embedded_text, for chunks whose vector is made later.
 EMBEDDED = EmbeddedTable(
     rows=Chunk,
     embeddings=ChunkEmbedding,
-    jobs=EmbeddingJob,
+    jobs=ChunkEmbeddingJob,
     text=case((Chunk.context != "", Chunk.context.concat("\n").concat(Chunk.content)), else_=Chunk.content),
     wanted=and_(Chunk.level == 0, Chunk.deleted_at.is_(None)),
 )

@@ -64,7 +64,7 @@ register_constraints(
         "ck_documents_document_type": lambda: ValidationError("document_type", "it is not one that the table knows"),
         "fk_chunks_owner_id_document_id_documents": lambda: NotFound("this owner has no such document"),
         "fk_chunks_owner_id_parent_id_chunks": lambda: NotFound("this owner has no such parent chunk"),
-        "fk_chunk_embeddings_owner_id_chunk_id_chunks": lambda: NotFound("this owner has no such chunk"),
+        "fk_chunk_embeddings_owner_id_row_id_chunks": lambda: NotFound("this owner has no such chunk"),
         "fk_search_feedback_owner_id_search_id_search_log": lambda: NotFound("this owner has no such logged search"),
         "fk_chunk_embeddings_space_id_embedding_spaces": lambda: NotFound("there is no such embedding space"),
     }

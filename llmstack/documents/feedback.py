@@ -100,7 +100,7 @@ def check_grade(grade: object) -> float:
 
 
 _SEARCHES = Keyset("searches", (LoggedSearch.created_at, LoggedSearch.id))
-_JUDGEMENTS = Keyset("feedback", (SearchFeedback.updated_at, SearchFeedback.search_id, SearchFeedback.chunk_id))
+_JUDGEMENTS = Keyset("feedback", (SearchFeedback.updated_at, SearchFeedback.search_id, SearchFeedback.row_id))
 
 
 class FeedbackRepository:
@@ -125,16 +125,16 @@ class FeedbackRepository:
         rows: dict[str, dict[str, Any]] = {}
         for given, grade in checked.items():
             hit = _named(hits, given)
-            if hit["chunk_id"] in rows:
+            if hit["row_id"] in rows:
                 raise ValidationError("grades", f"{given!s:.60} and another key name the same hit")
-            rows[hit["chunk_id"]] = {
-                "search_id": key, "chunk_id": uuid.UUID(hit["chunk_id"]), "owner_id": owner_id,
-                "id_at_origin": hit["id_at_origin"], "grade": grade,
+            rows[hit["row_id"]] = {
+                "search_id": key, "row_id": uuid.UUID(hit["row_id"]), "owner_id": owner_id,
+                "unit": hit["unit"], "grade": grade,
             }  # fmt: skip
         written = insert(SearchFeedback).values(list(rows.values()))
         await self._session.execute(
             written.on_conflict_do_update(
-                index_elements=[SearchFeedback.search_id, SearchFeedback.chunk_id],
+                index_elements=[SearchFeedback.search_id, SearchFeedback.row_id],
                 set_={"grade": written.excluded.grade, "updated_at": func.now()},
             )
         )
@@ -161,7 +161,7 @@ class FeedbackRepository:
         return total, rows.all()
 
     async def _grades(self, owner_id: str, ids: Sequence[uuid.UUID]) -> dict[tuple[uuid.UUID, uuid.UUID], float]:
-        columns = (SearchFeedback.search_id, SearchFeedback.chunk_id, SearchFeedback.grade)
+        columns = (SearchFeedback.search_id, SearchFeedback.row_id, SearchFeedback.grade)
         mine = select(*columns).where(SearchFeedback.owner_id == owner_id, SearchFeedback.search_id.in_(ids))
         return {(search, chunk): grade for search, chunk, grade in await self._session.execute(mine)}
 
@@ -182,7 +182,7 @@ class FeedbackRepository:
         return Page(
             items=[_feedback(row[0], row.query) for row in items],
             total=total,
-            cursor=None if last is None else _JUDGEMENTS.cursor(last.updated_at, last.search_id, last.chunk_id),
+            cursor=None if last is None else _JUDGEMENTS.cursor(last.updated_at, last.search_id, last.row_id),
         )
 
     async def judged(self, *, owner_id: str | None) -> Sequence[JudgedQuery]:
@@ -190,7 +190,7 @@ class FeedbackRepository:
         mine = (
             select(
                 LoggedSearch.owner_id, LoggedSearch.query, LoggedSearch.filters,
-                SearchFeedback.id_at_origin, SearchFeedback.grade,
+                SearchFeedback.unit, SearchFeedback.grade,
             )
             .join(LoggedSearch, LoggedSearch.id == SearchFeedback.search_id)
             .where(LoggedSearch.corpus == CORPUS, literal_column("true") if owner_id is None
@@ -216,8 +216,8 @@ def _named(hits: Sequence[Mapping[str, Any]], given: object) -> Mapping[str, Any
     """The hit of this chunk, or the best of this document."""
     if not isinstance(given, uuid.UUID):
         check_id("grades", given, limit=MAX_ORIGIN_BYTES)
-    for name in ("id_at_origin", "chunk_id"):
-        wanted = given if name == "id_at_origin" else str(given).lower()
+    for name in ("unit", "row_id"):
+        wanted = given if name == "unit" else str(given).lower()
         for hit in hits:
             if hit[name] == wanted:
                 return hit
@@ -227,12 +227,12 @@ def _named(hits: Sequence[Mapping[str, Any]], given: object) -> Mapping[str, Any
 def _recorded(search: LoggedSearch, grades: Mapping[tuple[uuid.UUID, uuid.UUID], float]) -> RecordedSearch:
     hits = [
         RecordedHit(
-            chunk_id=uuid.UUID(hit["chunk_id"]),
+            chunk_id=uuid.UUID(hit["row_id"]),
             document_id=uuid.UUID(hit["document_id"]),
-            id_at_origin=hit["id_at_origin"],
+            id_at_origin=hit["unit"],
             score=hit["score"],
             ranks=hit["ranks"],
-            grade=grades.get((search.id, uuid.UUID(hit["chunk_id"]))),
+            grade=grades.get((search.id, uuid.UUID(hit["row_id"]))),
         )
         for hit in search.hits
     ]
@@ -254,8 +254,8 @@ def _feedback(row: SearchFeedback, query: str) -> Feedback:
     return Feedback(
         search_id=row.search_id,
         query=query,
-        chunk_id=row.chunk_id,
-        id_at_origin=row.id_at_origin,
+        chunk_id=row.row_id,
+        id_at_origin=row.unit,
         grade=row.grade,
         created_at=row.created_at,
         updated_at=row.updated_at,

@@ -95,7 +95,7 @@ class Chunk(Identified, SearchableMixin, Base):
 
 
 def _belongs_to_chunk() -> ForeignKeyConstraint:
-    return ForeignKeyConstraint(["owner_id", "chunk_id"], [Chunk.owner_id, Chunk.id], ondelete="CASCADE")
+    return ForeignKeyConstraint(["owner_id", "row_id"], [Chunk.owner_id, Chunk.id], ondelete="CASCADE")
 
 
 class ChunkEmbedding(EmbeddingMixin, Base):
@@ -110,10 +110,10 @@ class ChunkEmbedding(EmbeddingMixin, Base):
     )
 
 
-class EmbeddingJob(EmbeddingJobMixin, Base):
+class ChunkEmbeddingJob(EmbeddingJobMixin, Base):
     """A chunk whose vector is still owed."""
 
-    __tablename__ = "embedding_jobs"
+    __tablename__ = "chunk_embedding_jobs"
     __table_args__ = (
         _belongs_to_chunk(),
         ForeignKeyConstraint(["space_id"], [EmbeddingSpace.id]),

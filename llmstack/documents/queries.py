@@ -302,6 +302,6 @@ def has_vector(space_id: int) -> ColumnElement[bool]:
     """Whether a chunk has its vector in the space."""
     return exists().where(
         ChunkEmbedding.owner_id == Chunk.owner_id,
-        ChunkEmbedding.chunk_id == Chunk.id,
+        ChunkEmbedding.row_id == Chunk.id,
         ChunkEmbedding.space_id == space_id,
     )

@@ -183,7 +183,7 @@ class DocumentRepository:
                 chunks = update(Chunk).where(any_of(Chunk.id, part)).values(deleted_at=moment)
                 await self._session.execute(chunks, execution_options=_UNSYNCHRONIZED)
                 vectors = update(ChunkEmbedding).where(
-                    ChunkEmbedding.owner_id == owner_id, any_of(ChunkEmbedding.chunk_id, part)
+                    ChunkEmbedding.owner_id == owner_id, any_of(ChunkEmbedding.row_id, part)
                 )
                 shown = vectors.values(searchable=moment is None)
                 await self._session.execute(shown, execution_options=_UNSYNCHRONIZED)

@@ -194,9 +194,9 @@ async def _delete_some(session: AsyncSession, older_than: dt.timedelta) -> int:
 def _hit(hit: SearchHit) -> dict[str, Any]:
     ranks = {leg: place.rank for leg, place in hit.legs.items()}
     return {
-        "chunk_id": str(hit.chunk_id),
+        "row_id": str(hit.chunk_id),
         "document_id": str(hit.document_id),
-        "id_at_origin": hit.id_at_origin,
+        "unit": hit.id_at_origin,
         "score": hit.score,
         "ranks": ranks,
     }

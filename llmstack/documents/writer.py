@@ -27,7 +27,7 @@ from ..embeddings.spaces import living
 from ..search.columns import DEFAULTS, PARAMETERS
 from .embedding import EMBEDDED
 from .errors import DocumentChanged
-from .models import CORPUS, Chunk, ChunkEmbedding, Document, EmbeddingJob
+from .models import CORPUS, Chunk, ChunkEmbedding, ChunkEmbeddingJob, Document
 from .records import PreparedDocument
 
 Vectors = Mapping[bytes, Sequence[float]]
@@ -280,7 +280,7 @@ async def _delete_gone(session: AsyncSession, plans: Sequence[_Plan]) -> None:
 def _vectors_of(plans: Sequence[_Plan], ids: Sequence[uuid.UUID]) -> ColumnElement[bool]:
     # The owners spare the other partitions.
     owners = list({plan.prepared.owner_id for plan in plans})
-    return and_(any_of(ChunkEmbedding.owner_id, owners), any_of(ChunkEmbedding.chunk_id, ids))
+    return and_(any_of(ChunkEmbedding.owner_id, owners), any_of(ChunkEmbedding.row_id, ids))
 
 
 async def _store_vectors(
@@ -292,14 +292,14 @@ async def _store_vectors(
     rows = _Vectors()
     counts = {plan.document.id: _sort(plan, present, vectors, space, column, into=rows) for plan in plans}
     if rows.fresh:
-        columns = {"owner_id": "text", "chunk_id": "uuid", "space_id": "smallint", column: space.storage}
+        columns = {"owner_id": "text", "row_id": "uuid", "space_id": "smallint", column: space.storage}
         await copy_rows(session, ChunkEmbedding.__tablename__, columns, rows.fresh)
     if rows.late:
         # A worker may be storing the same vector at this moment.
         await session.execute(insert(ChunkEmbedding).on_conflict_do_nothing(), rows.late)
         await _settle_jobs(session, rows.late, space)
     if rows.jobs:
-        await session.execute(insert(EmbeddingJob).on_conflict_do_nothing(), rows.jobs)
+        await session.execute(insert(ChunkEmbeddingJob).on_conflict_do_nothing(), rows.jobs)
     return counts
 
 
@@ -310,7 +310,7 @@ def _sort(
     for index, (chunk_id, chunk) in enumerate(zip(plan.ids, plan.prepared.chunks, strict=True)):
         if not chunk.is_leaf or chunk_id in present:
             continue
-        key = {"owner_id": plan.prepared.owner_id, "chunk_id": chunk_id, "space_id": space.id}
+        key = {"owner_id": plan.prepared.owner_id, "row_id": chunk_id, "space_id": space.id}
         if (vector := vectors.get(chunk.content_hash)) is None:
             into.jobs.append(key)
             owed.append(chunk.content_hash)
@@ -343,15 +343,15 @@ async def _embedded(session: AsyncSession, plans: Sequence[_Plan], space: Space)
     if not ids:
         return set()
     condition = _vectors_of(plans, ids)
-    statement = select(ChunkEmbedding.chunk_id).where(condition, ChunkEmbedding.space_id == space.id)
+    statement = select(ChunkEmbedding.row_id).where(condition, ChunkEmbedding.space_id == space.id)
     return set(await session.scalars(statement))
 
 
 async def _settle_jobs(session: AsyncSession, stored: Sequence[Mapping[str, Any]], space: Space) -> None:
     owners = list({row["owner_id"] for row in stored})
-    settled = delete(EmbeddingJob).where(
-        any_of(EmbeddingJob.owner_id, owners),
-        any_of(EmbeddingJob.chunk_id, [row["chunk_id"] for row in stored]),
-        EmbeddingJob.space_id == space.id,
+    settled = delete(ChunkEmbeddingJob).where(
+        any_of(ChunkEmbeddingJob.owner_id, owners),
+        any_of(ChunkEmbeddingJob.row_id, [row["row_id"] for row in stored]),
+        ChunkEmbeddingJob.space_id == space.id,
     )
     await session.execute(settled, execution_options=_UNSYNCHRONIZED)

@@ -193,15 +193,15 @@ class ModelChange:
 
         async def work(session: AsyncSession) -> tuple[int, str | None, uuid.UUID | None]:
             page = queue.forget_vectors(self.table, space, after=after, limit=STATEMENT_ROWS)
-            number, owner_id, chunk_id = (await session.execute(page)).one()
-            return number, owner_id, chunk_id
+            number, owner_id, row_id = (await session.execute(page)).one()
+            return number, owner_id, row_id
 
         while True:
-            number, owner_id, chunk_id = await self.service.transaction(work)
+            number, owner_id, row_id = await self.service.transaction(work)
             total += number
-            if owner_id is None or chunk_id is None:
+            if owner_id is None or row_id is None:
                 return total
-            after = owner_id, chunk_id
+            after = owner_id, row_id
 
     async def _changing(
         self, work: Callable[[SpaceRepository], Awaitable[Result]], *, with_writers: bool = False

@@ -64,7 +64,7 @@ class EmbeddingMixin:
     """
 
     owner_id: Mapped[str] = mapped_column(primary_key=True)
-    chunk_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    row_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     space_id: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     embedding: Mapped[Any | None] = mapped_column(HALFVEC())
     embedding_full: Mapped[Any | None] = mapped_column(VECTOR())
@@ -75,7 +75,7 @@ class EmbeddingJobMixin:
     """A row whose vector is still owed; it goes when the vector is stored."""
 
     owner_id: Mapped[str] = mapped_column(primary_key=True)
-    chunk_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    row_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     space_id: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     leased_until: Mapped[dt.datetime | None]

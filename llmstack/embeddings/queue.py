@@ -90,7 +90,7 @@ def _given(claims: Sequence[Claim], **more: tuple[Sequence[Any], TypeEngine[Any]
     """The claims as rows of a statement, with further columns."""
     columns: dict[str, tuple[Sequence[Any], TypeEngine[Any]]] = {
         "owner_id": ([claim.owner_id for claim in claims], Text()),
-        "chunk_id": ([claim.row_id for claim in claims], Uuid()),
+        "row_id": ([claim.row_id for claim in claims], Uuid()),
         "leased_until": ([claim.leased_until for claim in claims], DateTime(timezone=True)),
         **more,
     }
@@ -104,7 +104,7 @@ def _is_free(jobs: Table) -> ColumnElement[bool]:
 
 
 def _same(jobs: Any, other: Any) -> ColumnElement[bool]:
-    return and_(jobs.owner_id == other.owner_id, jobs.chunk_id == other.chunk_id)
+    return and_(jobs.owner_id == other.owner_id, jobs.row_id == other.row_id)
 
 
 def _held(jobs: Table, given: TableValuedAlias, space: Space) -> ColumnElement[bool]:
@@ -113,7 +113,7 @@ def _held(jobs: Table, given: TableValuedAlias, space: Space) -> ColumnElement[b
 
 
 def _of_row(table: EmbeddedTable, other: Any) -> ColumnElement[bool]:
-    return and_(table.rows.owner_id == other.owner_id, table.rows.id == other.chunk_id)
+    return and_(table.rows.owner_id == other.owner_id, table.rows.id == other.row_id)
 
 
 def claim(
@@ -122,7 +122,7 @@ def claim(
     """Lease up to `limit` jobs that no one holds; a job that another worker is just taking is passed over."""
     jobs = core_table(table.jobs)
     due = (
-        select(jobs.c.owner_id, jobs.c.chunk_id, table.text.label("text"))
+        select(jobs.c.owner_id, jobs.c.row_id, table.text.label("text"))
         .select_from(jobs)
         .join(table.rows, _of_row(table, jobs.c))
         .where(jobs.c.space_id == space.id, jobs.c.attempts < attempts, _is_free(jobs), table.wanted)
@@ -138,7 +138,7 @@ def claim(
         update(jobs)
         .where(_same(jobs.c, found.c), jobs.c.space_id == space.id)
         .values(leased_until=func.now() + _seconds(literal(lease)), attempts=jobs.c.attempts + 1)
-        .returning(jobs.c.owner_id, jobs.c.chunk_id.label("row_id"), jobs.c.leased_until, found.c.text)
+        .returning(jobs.c.owner_id, jobs.c.row_id, jobs.c.leased_until, found.c.text)
     )
 
 
@@ -166,22 +166,22 @@ def store(table: EmbeddedTable, space: Space, claims: Sequence[Claim], vectors: 
     done = (
         delete(jobs)
         .where(_held(jobs, given, space))
-        .returning(jobs.c.owner_id, jobs.c.chunk_id, given.c.vector)
+        .returning(jobs.c.owner_id, jobs.c.row_id, given.c.vector)
         .cte("done")
     )
     target = "embedding" if space.storage == "halfvec" else "embedding_full"
     vector = sql_cast(done.c.vector, vector_type(space))
     space_id = literal(space.id, SmallInteger)
     put = insert(embeddings).from_select(
-        ["owner_id", "chunk_id", "space_id", target, "searchable"],
-        select(done.c.owner_id, done.c.chunk_id, space_id, vector, table.wanted).join_from(
+        ["owner_id", "row_id", "space_id", target, "searchable"],
+        select(done.c.owner_id, done.c.row_id, space_id, vector, table.wanted).join_from(
             done, table.rows, _of_row(table, done.c)
         ),
     )
     return put.on_conflict_do_update(
-        index_elements=["owner_id", "chunk_id", "space_id"],
+        index_elements=["owner_id", "row_id", "space_id"],
         set_={target: put.excluded[target], "searchable": put.excluded.searchable},
-    ).returning(embeddings.c.chunk_id)
+    ).returning(embeddings.c.row_id)
 
 
 def fail(
@@ -272,11 +272,11 @@ def enqueue(
     made = (
         insert(jobs)
         .from_select(
-            ["owner_id", "chunk_id", "space_id"],
+            ["owner_id", "row_id", "space_id"],
             select(page.c.owner_id, page.c.id, literal(space.id, SmallInteger)),
         )
         .on_conflict_do_nothing()
-        .returning(jobs.c.chunk_id)
+        .returning(jobs.c.row_id)
         .cte("made")
     )
     number = select(func.count()).select_from(made).scalar_subquery()
@@ -308,13 +308,13 @@ def owe(
         owed = owed.where(_has_none(embeddings, table, EmbeddingSpace.id))
     if but is not None:
         owed = owed.where(EmbeddingSpace.id != but)
-    return insert(jobs).from_select(["owner_id", "chunk_id", "space_id"], owed).on_conflict_do_nothing()
+    return insert(jobs).from_select(["owner_id", "row_id", "space_id"], owed).on_conflict_do_nothing()
 
 
 def forget_jobs(table: EmbeddedTable, space: Space, *, limit: int) -> Executable:
     """Delete jobs of a space, up to `limit` at a time."""
     jobs = core_table(table.jobs)
-    page = select(jobs.c.owner_id, jobs.c.chunk_id).where(jobs.c.space_id == space.id).limit(limit).cte("page")
+    page = select(jobs.c.owner_id, jobs.c.row_id).where(jobs.c.space_id == space.id).limit(limit).cte("page")
     return delete(jobs).where(_same(jobs.c, page.c), jobs.c.space_id == space.id)
 
 
@@ -323,7 +323,7 @@ def forget_vectors(
 ) -> Select[Any]:
     """Delete a page of a space's vectors along the key; return their number and the key of the last one."""
     embeddings = core_table(table.embeddings)
-    key = tuple_(embeddings.c.owner_id, embeddings.c.chunk_id)
+    key = tuple_(embeddings.c.owner_id, embeddings.c.row_id)
     # Along the key: once the space's index is gone, nothing else leads to its vectors but a scan of the table.
     found = select(*key.clauses).where(embeddings.c.space_id == space.id).order_by(*key.clauses).limit(limit)
     if after is not None:
@@ -332,13 +332,13 @@ def forget_vectors(
     gone = (
         delete(embeddings)
         .where(_same(embeddings.c, page.c), embeddings.c.space_id == space.id)
-        .returning(embeddings.c.chunk_id)
+        .returning(embeddings.c.row_id)
         .cte("gone")
     )
     number = select(func.count()).select_from(gone).scalar_subquery()
-    last = select(page).order_by(page.c.owner_id.desc(), page.c.chunk_id.desc()).limit(1).subquery()
+    last = select(page).order_by(page.c.owner_id.desc(), page.c.row_id.desc()).limit(1).subquery()
     one = select(number.label("number")).subquery()
-    return select(one.c.number, last.c.owner_id, last.c.chunk_id).select_from(one).outerjoin(last, true())
+    return select(one.c.number, last.c.owner_id, last.c.row_id).select_from(one).outerjoin(last, true())
 
 
 def coverage(table: EmbeddedTable) -> Select[Any]:

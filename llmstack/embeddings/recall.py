@@ -130,13 +130,13 @@ def _sampled(table: EmbeddedTable, space: Searched, *, percent: float, wanted: i
     some = tablesample(core_table(table.embeddings), func.system(percent), name="some")
     vector = column_of(space, some.c)
     kept = (
-        select(some.c.owner_id, some.c.chunk_id, vector.label("vector"))
+        select(some.c.owner_id, some.c.row_id, vector.label("vector"))
         .where(some.c.space_id == space.id, some.c.searchable)
         .order_by(func.random())
         .limit(wanted)
         .subquery()
     )
-    return select(kept.c.owner_id, kept.c.chunk_id, cast(kept.c.vector, QUERY_VECTOR))
+    return select(kept.c.owner_id, kept.c.row_id, cast(kept.c.vector, QUERY_VECTOR))
 
 
 class _Search:

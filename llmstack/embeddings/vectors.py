@@ -69,7 +69,7 @@ def source_of(space: Searched, model: Any) -> VectorSource:
     """A space's vectors as the search takes them, by the expression that its index is made with."""
     columns, compared = model.__table__.c, column_of(space, model)
     return VectorSource(
-        id=columns.chunk_id,
+        id=columns.row_id,
         owner_id=columns.owner_id,
         embedding=compared,
         distance=space.distance,

@@ -128,7 +128,7 @@ SELECT gen_random_uuid(), owner_id, document_id, position + number, content, 1, 
 FROM llmstack.chunks, generate_series(1, {number}) number
 """
 _VECTORS = """
-INSERT INTO llmstack.chunk_embeddings (owner_id, chunk_id, space_id, embedding)
+INSERT INTO llmstack.chunk_embeddings (owner_id, row_id, space_id, embedding)
 SELECT c.owner_id, c.id, e.space_id, e.embedding FROM llmstack.chunks c,
     (SELECT space_id, embedding FROM llmstack.chunk_embeddings LIMIT 1) e ON CONFLICT DO NOTHING
 """
@@ -173,6 +173,6 @@ async def test_work_set_aside_is_a_problem_and_work_that_waits_a_note(filled: He
     filled.run("embeddings", "backfill")
     waiting = _findings(filled.run("doctor", "--json"))["pending work"]
     assert (waiting["status"], waiting["way_out"]) == ("note", "llmstack embeddings process")
-    await servers.execute(filled.url, "UPDATE llmstack.embedding_jobs SET attempts = 5")
+    await servers.execute(filled.url, "UPDATE llmstack.chunk_embedding_jobs SET attempts = 5")
     aside = _findings(filled.run("doctor", "--json"))["pending work"]
     assert (aside["status"], aside["way_out"]) == ("problem", "llmstack embeddings process --retry")

@@ -57,7 +57,7 @@ def test_the_index_is_built_and_dropped(unembedded: HereCommandLine) -> None:
 async def test_work_that_was_set_aside_is_taken_up_again_on_request(unembedded: HereCommandLine) -> None:
     unembedded.run("embeddings", "backfill")
     assert unembedded.url is not None
-    await servers.execute(unembedded.url, "UPDATE llmstack.embedding_jobs SET attempts = 5")
+    await servers.execute(unembedded.url, "UPDATE llmstack.chunk_embedding_jobs SET attempts = 5")
     status = unembedded.run("embeddings", "status")
     assert "0 waiting, 0 under way or resting, 3 set aside" in status.output
     assert "llmstack embeddings process --retry" in status.output

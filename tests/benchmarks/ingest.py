@@ -235,6 +235,6 @@ async def _copy(connection: Any, schema: str, space: int, corpus: Corpus, places
                   "english") for document, chunk, digest, name, content, _ in rows],
     )  # fmt: skip
     await connection.copy_records_to_table(
-        "chunk_embeddings", schema_name=schema, columns=["owner_id", "chunk_id", "space_id", "embedding"],
+        "chunk_embeddings", schema_name=schema, columns=["owner_id", "row_id", "space_id", "embedding"],
         records=[(OWNER, chunk, space, HalfVector(corpus.vectors[place])) for _, chunk, *_, place in rows],
     )  # fmt: skip

@@ -152,7 +152,7 @@ async def _load(service: Service, space: EmbeddingSpace, ids: Sequence[uuid.UUID
         await connection.execute(_ON_OUR_TABLES, {"schema": service.schema})
         await connection.execute(
             text(
-                "INSERT INTO chunk_embeddings (owner_id, chunk_id, space_id, embedding) "
+                "INSERT INTO chunk_embeddings (owner_id, row_id, space_id, embedding) "
                 "SELECT 'bench', id, :space, vector::halfvec FROM given"
             ),
             {"space": space.id},

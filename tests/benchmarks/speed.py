@@ -50,8 +50,8 @@ def _copies(owner: str) -> tuple[str, ...]:
         "end_offset, content_hash) SELECT c.id, d.owner_id, c.document_id, c.position, c.content, c.context, "
         "c.token_count, c.start_offset, c.end_offset, c.content_hash FROM {old}.chunks c JOIN {new}.documents d "
         "ON d.id = c.document_id",
-        "INSERT INTO {new}.chunk_embeddings (owner_id, chunk_id, space_id, embedding) SELECT c.owner_id, e.chunk_id, "
-        "e.space_id, e.embedding FROM {old}.chunk_embeddings e JOIN {new}.chunks c ON c.id = e.chunk_id",
+        "INSERT INTO {new}.chunk_embeddings (owner_id, row_id, space_id, embedding) SELECT c.owner_id, e.row_id, "
+        "e.space_id, e.embedding FROM {old}.chunk_embeddings e JOIN {new}.chunks c ON c.id = e.row_id",
     )
 
 

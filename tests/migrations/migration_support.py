@@ -59,7 +59,7 @@ _ROWS = (
     INSERT INTO search_log (id, corpus, owner_id, query, mode, hit_limit, hits, elapsed_ms)
     VALUES ({_SEARCH}, 'chunks', 'acme', 'hare', 'text', 10, '[]', 1.5)""",
     f"""
-    INSERT INTO search_feedback (search_id, chunk_id, owner_id, id_at_origin, grade)
+    INSERT INTO search_feedback (search_id, row_id, owner_id, unit, grade)
     VALUES ({_SEARCH}, {_CHUNK}, 'acme', '1', 2)""",
     f"""
     INSERT INTO calibrations (id, corpus, before, after, evidence)
@@ -74,10 +74,10 @@ _ROWS = (
         (id, owner_id, document_id, position, content, token_count, start_offset, end_offset, content_hash)
     VALUES ({_CHUNK}, 'acme', {_DOCUMENT}, 0, 'a hare', 2, 0, 6, '')""",
     f"""
-    INSERT INTO chunk_embeddings (owner_id, chunk_id, space_id, embedding)
+    INSERT INTO chunk_embeddings (owner_id, row_id, space_id, embedding)
     SELECT 'acme', {_CHUNK}, id, '[1,2,3]' FROM embedding_spaces""",
     f"""
-    INSERT INTO embedding_jobs (owner_id, chunk_id, space_id)
+    INSERT INTO chunk_embedding_jobs (owner_id, row_id, space_id)
     SELECT 'acme', {_CHUNK}, id FROM embedding_spaces""",
 )
 Catalog = dict[str, list[tuple[Any, ...]]]

@@ -120,7 +120,7 @@ async def test_check_is_clean_in_the_schema_that_the_connection_has_by_default(e
     [
         ('ALTER TABLE "Svc A".documents ADD COLUMN extra integer', "remove_column"),
         ('ALTER TABLE "Svc A".chunks DROP COLUMN summary', "add_column"),
-        ('DROP TABLE "Svc A".embedding_jobs', "add_table"),
+        ('DROP TABLE "Svc A".chunk_embedding_jobs', "add_table"),
         ('DROP INDEX "Svc A".ix_documents_metadata', "add_index"),
         ('ALTER TABLE "Svc A".chunks DROP CONSTRAINT fk_chunks_owner_id_parent_id_chunks', "add_fk"),
         ('ALTER TABLE "Svc A".documents ALTER COLUMN name TYPE varchar(10)', "modify_type"),
@@ -208,7 +208,7 @@ async def test_one_that_fails_does_not_stop_the_others_and_is_named(url: str, en
     assert "FAILED: schema 'b' failed" in output
     assert "Traceback" not in errors
     assert await applied(engine, "d") == list(MODULES)
-    assert await begun(engine, "b") == ["kernel"]
+    assert await begun(engine, "b") == []
 
 
 async def test_an_error_that_nobody_foresaw_is_an_outcome_as_well(engine: AsyncEngine) -> None:

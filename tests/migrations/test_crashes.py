@@ -156,7 +156,7 @@ async def test_a_schema_dropped_between_two_revisions_is_explained_and_made_agai
 async def test_a_table_in_use_is_waited_for_shortly_and_then_explained(engine: AsyncEngine) -> None:
     await migrate.upgrade(engine, schema="shop")
     async with engine.begin() as reader:
-        await reader.exec_driver_sql("SELECT count(*) FROM shop.embedding_jobs")
+        await reader.exec_driver_sql("SELECT count(*) FROM shop.chunk_embedding_jobs")
         with pytest.raises(MigrationError, match="LLMSTACK_DDL_LOCK_TIMEOUT"):
             await migrate.downgrade(
                 engine, schema="shop", target="documents@base", settings=Settings(ddl_lock_timeout=0.1)

@@ -47,10 +47,10 @@ async def test_a_table_of_the_same_name_in_public_is_never_touched(url: str, eng
 
 
 async def test_a_missing_table_is_not_taken_for_the_one_in_public(engine: AsyncEngine) -> None:
-    await execute(engine, "CREATE TABLE public.embedding_jobs (id integer)")
+    await execute(engine, "CREATE TABLE public.chunk_embedding_jobs (id integer)")
     await migrate.upgrade(engine, schema="shop", target="embeddings@head")
     await migrate.downgrade(engine, schema="shop", target="embeddings@base")
-    assert await fetch(engine, "SELECT to_regclass('public.embedding_jobs')") is not None
+    assert await fetch(engine, "SELECT to_regclass('public.chunk_embedding_jobs')") is not None
 
 
 async def test_two_schemas_share_a_database_and_neither_sees_the_other(engine: AsyncEngine) -> None:

@@ -90,5 +90,7 @@ async def test_offline_sql_makes_the_schema_of_the_extension_as_well(url: str) -
 
 async def test_offline_sql_is_readable_and_needs_no_database() -> None:
     sql = migrate.offline_sql(schema="shop")
-    assert sql.count("BEGIN;") == sql.count("COMMIT;") == len(REVISIONS)
+    lines = sql.splitlines()
+    # One revision leaves its transaction for batches that are committed one by one.
+    assert lines.count("BEGIN;") == lines.count("COMMIT;") == len(REVISIONS) + 1
     assert "-- Running upgrade  -> kernel_0001" in sql

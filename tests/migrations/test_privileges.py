@@ -109,7 +109,7 @@ async def test_a_role_with_the_grants_works_with_rows_and_changes_no_table(
         for forbidden in (
             'CREATE TABLE "Svc A".mine (id integer)',
             'ALTER TABLE "Svc A".documents ADD COLUMN mine integer',
-            'DROP TABLE "Svc A".embedding_jobs',
+            'DROP TABLE "Svc A".chunk_embedding_jobs',
             'TRUNCATE "Svc A".chunks',
             "UPDATE \"Svc A\".alembic_version SET version_num = 'x'",
         ):

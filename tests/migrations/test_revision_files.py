@@ -98,9 +98,11 @@ def all_columns(metadata: MetaData) -> list[Column[object]]:
 
 
 def owner(table: str) -> str:
-    """The module whose revision files create the table."""
+    """The module whose revision files create the table, or give it this name."""
     for path in FILES:
-        if re.search(rf'(create_table\(\s*"|CREATE TABLE ){table}\b', path.read_text()):
+        source = path.read_text()
+        renamed = "rename_table" in source and f'"{table}"' in source
+        if renamed or re.search(rf'(create_table\(\s*"|CREATE TABLE ){table}\b', source):
             return module_of(script(path).revision)
     return pytest.fail(f"no revision creates {table}")
 

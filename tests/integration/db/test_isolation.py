@@ -97,7 +97,7 @@ def make_row(model: type[Any]) -> list[Any]:
             hits=[],
             elapsed_ms=1.0,
         )
-        grade = SearchFeedback(search_id=search.id, chunk_id=uuid.uuid4(), owner_id="acme", id_at_origin="1", grade=1.0)
+        grade = SearchFeedback(search_id=search.id, row_id=uuid.uuid4(), owner_id="acme", unit="1", grade=1.0)
         return [search, grade] if model is SearchFeedback else [search]
     digest = hashlib.sha256(uuid.uuid4().bytes).digest()
     document = Document(

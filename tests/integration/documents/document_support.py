@@ -89,7 +89,7 @@ async def row_versions(stack: LLMStack) -> list[tuple[Any, ...]]:
     """The transaction that wrote each row, and its place: any write changes it."""
     # New statistics may reweigh the chunks.
     await stack.documents.settle()
-    tables = ("documents", "chunks", "chunk_embeddings", "embedding_jobs")
+    tables = ("documents", "chunks", "chunk_embeddings", "chunk_embedding_jobs")
     versions = " UNION ALL ".join(
         f"SELECT '{table}', tableoid::int, ctid::text, xmin::text FROM llmstack.{table}" for table in tables
     )
@@ -105,8 +105,8 @@ async def half_documents(stack: LLMStack) -> list[str]:
         UNION ALL
         SELECT d.id_at_origin FROM llmstack.documents d JOIN llmstack.chunks c ON c.document_id = d.id
         WHERE c.level = 0
-          AND NOT EXISTS (SELECT FROM llmstack.chunk_embeddings e WHERE e.chunk_id = c.id)
-          AND NOT EXISTS (SELECT FROM llmstack.embedding_jobs j WHERE j.chunk_id = c.id)
+          AND NOT EXISTS (SELECT FROM llmstack.chunk_embeddings e WHERE e.row_id = c.id)
+          AND NOT EXISTS (SELECT FROM llmstack.chunk_embedding_jobs j WHERE j.row_id = c.id)
     """
     async with stack.service.session() as session:
         return list(await session.scalars(text(statement)))

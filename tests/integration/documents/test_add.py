@@ -27,7 +27,7 @@ from document_support import (
 
 from llmstack import LLMStack
 from llmstack.db import copy as copy_module
-from llmstack.documents import Chunk, ChunkEmbedding, ChunkingConfig, EmbeddingJob, TextNotKept, ingestion, writer
+from llmstack.documents import Chunk, ChunkEmbedding, ChunkEmbeddingJob, ChunkingConfig, TextNotKept, ingestion, writer
 from llmstack.embeddings import CallableEmbedder
 from llmstack.errors import EmbeddingError
 
@@ -216,11 +216,11 @@ async def test_a_failing_embedder_costs_nothing_but_time(stack: LLMStack, words:
 async def test_what_was_pending_is_settled_by_the_next_version(stack: LLMStack, words: Words) -> None:
     words.fault = lambda texts: 1 / 0
     await add(stack, "it", "one\n\ntwo", chunking=lambda text: text.split())
-    assert await counted(stack, EmbeddingJob) == 2
+    assert await counted(stack, ChunkEmbeddingJob) == 2
     words.fault = None
     result = await add(stack, "it", "one\n\ntwo\n\nthree", chunking=lambda text: text.split())
     assert (result.embeddings_created, result.embeddings_pending) == (3, 0)
-    assert await counted(stack, EmbeddingJob) == 0
+    assert await counted(stack, ChunkEmbeddingJob) == 0
     assert await half_documents(stack) == []
 
 
@@ -340,7 +340,7 @@ async def test_what_another_writer_removes_meanwhile_is_embedded_before_it_is_wr
     result = await add(stack, "it", paragraphs("apple", "cedar"), **kept)
     assert (result.chunks_created, result.chunks_kept, result.chunks_deleted) == (2, 0, 1)
     assert (result.embeddings_created, result.embeddings_pending, result.embedding_error) == (2, 0, None)
-    assert await counted(stack, EmbeddingJob) == 0
+    assert await counted(stack, ChunkEmbeddingJob) == 0
     assert await half_documents(stack) == []
 
 
@@ -358,7 +358,7 @@ async def test_a_race_pays_for_its_own_document_only(stack: LLMStack, words: Wor
     words.before = meanwhile
     result = await add(stack, "it", paragraphs("apple", "cedar"), **kept)
     assert (result.embeddings_created, result.embeddings_pending) == (2, 0)
-    assert await counted(stack, EmbeddingJob) == 1
+    assert await counted(stack, ChunkEmbeddingJob) == 1
 
 
 async def test_inputs_are_equal_to_the_arguments_of_add(stack: LLMStack) -> None:

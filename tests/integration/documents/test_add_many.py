@@ -30,10 +30,10 @@ from llmstack.documents import (
     AddResult,
     Chunk,
     ChunkEmbedding,
+    ChunkEmbeddingJob,
     ChunkPiece,
     Document,
     DocumentInput,
-    EmbeddingJob,
     ingestion,
 )
 from llmstack.settings import Settings
@@ -202,7 +202,7 @@ async def test_a_text_that_the_embedder_cannot_read_costs_only_its_own_vector(st
     assert [result.id_at_origin for result in results if result.embedding_error] == ["bad"]
     assert [result.embeddings_pending for result in results if result.embedding_error] == [1]
     assert await counted(stack, ChunkEmbedding) == 10
-    assert await counted(stack, EmbeddingJob) == 1
+    assert await counted(stack, ChunkEmbeddingJob) == 1
     assert len(words.texts) == len(set(words.texts))
 
 

@@ -23,7 +23,7 @@ from document_support import (
 )
 
 from llmstack import LLMStack
-from llmstack.documents import Chunk, ChunkEmbedding, ChunkingConfig, ChunkPiece, DocumentFilter, EmbeddingJob
+from llmstack.documents import Chunk, ChunkEmbedding, ChunkEmbeddingJob, ChunkingConfig, ChunkPiece, DocumentFilter
 from llmstack.errors import EmbeddingError, LLMStackError, ValidationError
 
 NUL, LONE = "a\x00b", "a\ud800b"
@@ -166,7 +166,7 @@ async def test_an_embedder_that_answers_badly_never_costs_the_document(stack: LL
         assert result.error is None, name
         assert result.embedding_error, name
         assert (result.chunks_created, result.embeddings_created, result.embeddings_pending) == (1, 0, 1)
-        assert await counted(stack, EmbeddingJob) == number
+        assert await counted(stack, ChunkEmbeddingJob) == number
         with pytest.raises(EmbeddingError):
             await stack.documents.search(owner_id="acme", query="giraffe", mode="vector")
         assert name in await found(stack, "giraffe")

@@ -10,7 +10,7 @@ from document_support import Words, add, added, counted, document, found, half_d
 from sqlalchemy import text
 
 from llmstack import LLMStack
-from llmstack.documents import Chunk, ChunkEmbedding, DocumentFilter, EmbeddingJob
+from llmstack.documents import Chunk, ChunkEmbedding, ChunkEmbeddingJob, DocumentFilter
 
 WRITERS = 6
 
@@ -42,7 +42,7 @@ async def test_of_six_adds_of_one_identity_all_succeed_and_one_version_remains(s
         whole = await read(stack)
         assert whole in versions
         assert await counted(stack, Chunk) == await counted(stack, ChunkEmbedding) == len(lines(whole))
-        assert await counted(stack, EmbeddingJob) == 0
+        assert await counted(stack, ChunkEmbeddingJob) == 0
         owner = {"owner_id": "acme"}
         stored = await stack.documents.find(**owner, id_at_origin="it")
         assert stored is not None

@@ -15,9 +15,9 @@ from llmstack.documents import (
     AddResult,
     Chunk,
     ChunkEmbedding,
+    ChunkEmbeddingJob,
     Document,
     DocumentFilter,
-    EmbeddingJob,
     repository,
 )
 from llmstack.errors import ValidationError
@@ -96,7 +96,7 @@ async def test_purging_takes_everything_of_the_deleted_and_nothing_else(stack: L
     words.fault = lambda texts: 1 / 0
     owed = id_of(await add(stack, "owed", "without a vector"))
     foreign = id_of(await add(stack, "foreign", owner_id="umbrella"))
-    models = (Document, Chunk, ChunkEmbedding, EmbeddingJob)
+    models = (Document, Chunk, ChunkEmbedding, ChunkEmbeddingJob)
     for document_id in (gone, owed):
         await stack.documents.delete(owner_id="acme", document_id=document_id)
     await stack.documents.delete(owner_id="umbrella", document_id=foreign)

@@ -97,10 +97,10 @@ async def places(stack: LLMStack, content: str) -> dict[str, str]:
     statement = """
         SELECT s.name, 'vector' AS kind
         FROM llmstack.chunk_embeddings JOIN llmstack.embedding_spaces s ON s.id = space_id
-        JOIN llmstack.chunks c ON c.id = chunk_id WHERE c.content = :content
+        JOIN llmstack.chunks c ON c.id = row_id WHERE c.content = :content
         UNION ALL
-        SELECT s.name, 'job' FROM llmstack.embedding_jobs JOIN llmstack.embedding_spaces s ON s.id = space_id
-        JOIN llmstack.chunks c ON c.id = chunk_id WHERE c.content = :content
+        SELECT s.name, 'job' FROM llmstack.chunk_embedding_jobs JOIN llmstack.embedding_spaces s ON s.id = space_id
+        JOIN llmstack.chunks c ON c.id = row_id WHERE c.content = :content
     """
     async with stack.service.session() as session:
         rows = (await session.execute(text(statement), {"content": content})).all()

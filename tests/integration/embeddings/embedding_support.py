@@ -12,14 +12,14 @@ from typing import Any
 from sqlalchemy import and_, func, select, text, update
 
 from llmstack.db import Service
-from llmstack.documents.models import Chunk, ChunkEmbedding, Document, EmbeddingJob
+from llmstack.documents.models import Chunk, ChunkEmbedding, ChunkEmbeddingJob, Document
 from llmstack.embeddings import CallableEmbedder, EmbeddedTable, Embedder, EmbeddingService
 from llmstack.settings import Settings
 
 TABLE = EmbeddedTable(
     rows=Chunk,
     embeddings=ChunkEmbedding,
-    jobs=EmbeddingJob,
+    jobs=ChunkEmbeddingJob,
     text=Chunk.context + "\n" + Chunk.content,
     wanted=and_(Chunk.level == 0, Chunk.deleted_at.is_(None)),
 )
@@ -94,18 +94,18 @@ async def count_of(service: Service, model: type[Any]) -> int:
         return (await session.execute(select(func.count()).select_from(model))).scalar_one()
 
 
-async def job_of(service: Service, chunk_id: uuid.UUID) -> EmbeddingJob:
+async def job_of(service: Service, chunk_id: uuid.UUID) -> ChunkEmbeddingJob:
     """The job of a chunk, as it is now."""
     async with service.session() as session:
-        return (await session.scalars(select(EmbeddingJob).where(EmbeddingJob.chunk_id == chunk_id))).one()
+        return (await session.scalars(select(ChunkEmbeddingJob).where(ChunkEmbeddingJob.row_id == chunk_id))).one()
 
 
 async def end_leases(service: Service) -> None:
     """Let time pass: every lease is over."""
     async with service.session() as session:
         past = func.now() - text("interval '1 second'")
-        held = EmbeddingJob.leased_until.is_not(None)
-        await session.execute(update(EmbeddingJob).where(held).values(leased_until=past))
+        held = ChunkEmbeddingJob.leased_until.is_not(None)
+        await session.execute(update(ChunkEmbeddingJob).where(held).values(leased_until=past))
         await session.commit()
 
 

@@ -145,10 +145,10 @@ async def test_parents_and_what_is_unchanged_owe_nothing(both: LLMStack, new: Mo
     await add(both, content, id_at_origin="long", document_type="markdown")
     leaves = await scalar(both, "SELECT count(*) FROM llmstack.chunks WHERE level = 0")
     assert await scalar(both, "SELECT count(*) FROM llmstack.chunks WHERE level > 0") > 0
-    assert await scalar(both, "SELECT count(*) FROM llmstack.embedding_jobs") == leaves
+    assert await scalar(both, "SELECT count(*) FROM llmstack.chunk_embedding_jobs") == leaves
     await both.embeddings.process_pending()
     await add(both, content, id_at_origin="long", document_type="markdown", metadata={"a": 1})
-    assert await scalar(both, "SELECT count(*) FROM llmstack.embedding_jobs") == 0
+    assert await scalar(both, "SELECT count(*) FROM llmstack.chunk_embedding_jobs") == 0
 
 
 async def test_a_space_of_other_dimensions_is_refused_to_a_process_that_hears_of_it_first(
@@ -168,7 +168,7 @@ async def test_with_one_space_a_write_sends_not_a_statement_more(
     await both.documents.settle()
     with statements(engine) as alone:
         await add(both, "with one space")
-    assert [one for one in alone if "embedding_jobs" in one] == []
+    assert [one for one in alone if "chunk_embedding_jobs" in one] == []
     assert len([one for one in alone if "embedding_spaces" in one]) == 1
     await both.embeddings.add_space(new.embedder())
     await found(both)

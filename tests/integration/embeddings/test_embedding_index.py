@@ -44,7 +44,7 @@ async def _plan(service: Service, embeddings: EmbeddingService) -> str:
     space = await embeddings.space()
     column = column_of(space, ChunkEmbedding)
     nearest = (
-        select(ChunkEmbedding.chunk_id)
+        select(ChunkEmbedding.row_id)
         .where(ChunkEmbedding.space_id == space.id, ChunkEmbedding.owner_id == "o1")
         .order_by(column.op("<=>", return_type=Float())(literal(vector_of("0 0"), column.type)))
         .limit(3)

@@ -23,7 +23,7 @@ from embedding_support import (
 from sqlalchemy import ClauseElement, delete, func, select, text, update
 
 from llmstack.db import Service
-from llmstack.documents.models import Chunk, ChunkEmbedding, EmbeddingJob
+from llmstack.documents.models import Chunk, ChunkEmbedding, ChunkEmbeddingJob
 from llmstack.embeddings import PendingCounts, ProcessResult
 from llmstack.embeddings.queue import claim
 
@@ -36,7 +36,7 @@ async def test_processing_stores_the_vector_of_every_waiting_row_and_empties_the
     assert await embeddings.backfill() == 2
     assert await embeddings.process_pending() == ProcessResult(embedded=2, failed=0, remaining=0, set_aside=0)
     async with llmstack_service.session() as session:
-        stored = {row.chunk_id: row.embedding for row in await session.scalars(select(ChunkEmbedding))}
+        stored = {row.row_id: row.embedding for row in await session.scalars(select(ChunkEmbedding))}
     assert stored[ids[0]] == pytest.approx(vector_of("\nleave"), rel=1e-3)
     assert stored[ids[1]] == pytest.approx(vector_of("\nsalary"), rel=1e-3)
     assert await embeddings.pending() == PendingCounts(waiting=0, leased=0, set_aside=0)
@@ -50,7 +50,7 @@ async def test_a_backfill_asks_once_for_each_wanted_row_without_vector_or_job(
     await embeddings.backfill()
     await embeddings.process_pending(limit=4)
     async with llmstack_service.session() as session:
-        await session.execute(delete(ChunkEmbedding).where(ChunkEmbedding.chunk_id != ids[0]))
+        await session.execute(delete(ChunkEmbedding).where(ChunkEmbedding.row_id != ids[0]))
         await session.execute(update(Chunk).where(Chunk.id == ids[1]).values(deleted_at=func.now()))
         await session.execute(update(Chunk).where(Chunk.id == ids[2]).values(level=1))
         await session.commit()
@@ -127,16 +127,16 @@ async def test_a_claim_does_not_read_what_is_set_aside(llmstack_service: Service
     engine = llmstack_service.engine.sync_engine
     sql = statement.compile(engine, compile_kwargs={"literal_binds": True}, schema_translate_map=None)
     async with llmstack_service.session() as session:
-        waiting = select(EmbeddingJob.chunk_id).order_by(EmbeddingJob.chunk_id).limit(5)
-        aside = update(EmbeddingJob).where(EmbeddingJob.chunk_id.not_in(waiting))
+        waiting = select(ChunkEmbeddingJob.row_id).order_by(ChunkEmbeddingJob.row_id).limit(5)
+        aside = update(ChunkEmbeddingJob).where(ChunkEmbeddingJob.row_id.not_in(waiting))
         await session.execute(aside.values(attempts=5))
-        await session.execute(text("ANALYZE llmstack.embedding_jobs"))
+        await session.execute(text("ANALYZE llmstack.chunk_embedding_jobs"))
         explain = text(
             "EXPLAIN (ANALYZE, FORMAT JSON) " + re.sub(r"(?<!:):(?!:)", r"\:", str(sql).replace("::", "\\:\\:"))
         )
         (plan,) = (await session.execute(explain)).scalar_one()
         await session.rollback()
-    assert max(_rows_read(plan["Plan"], "embedding_jobs")) <= 10
+    assert max(_rows_read(plan["Plan"], "chunk_embedding_jobs")) <= 10
 
 
 def _rows_read(plan: dict[str, Any], table: str) -> Iterator[float]:
@@ -159,7 +159,9 @@ async def test_an_embedder_that_is_out_of_order_costs_few_calls_and_few_attempts
     assert result == ProcessResult(embedded=0, failed=30, remaining=50, set_aside=0)
     assert counting.calls == 3 * (1 + 3)
     async with llmstack_service.session() as session:
-        attempts = (await session.scalars(select(EmbeddingJob.attempts).where(EmbeddingJob.attempts > 0))).all()
+        attempts = (
+            await session.scalars(select(ChunkEmbeddingJob.attempts).where(ChunkEmbeddingJob.attempts > 0))
+        ).all()
     assert attempts == [1] * 9
     counting.broken = False
     await end_leases(llmstack_service)
@@ -173,13 +175,13 @@ async def test_what_a_killed_worker_held_is_embedded_after_its_lease(llmstack_se
     await embeddings.backfill()
     async with llmstack_service.session() as session:
         later = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, 60)
-        await session.execute(update(EmbeddingJob).values(leased_until=later, attempts=1))
+        await session.execute(update(ChunkEmbeddingJob).values(leased_until=later, attempts=1))
         await session.commit()
     assert await embeddings.pending() == PendingCounts(waiting=0, leased=1, set_aside=0)
     assert (await embeddings.process_pending()).embedded == 0
     await end_leases(llmstack_service)
     assert (await embeddings.process_pending()).embedded == 1
-    assert await count_of(llmstack_service, EmbeddingJob) == 0
+    assert await count_of(llmstack_service, ChunkEmbeddingJob) == 0
 
 
 async def test_a_worker_that_lost_its_lease_stores_nothing(llmstack_service: Service) -> None:
@@ -191,7 +193,7 @@ async def test_a_worker_that_lost_its_lease_stores_nothing(llmstack_service: Ser
     await counting.called.wait()
     async with llmstack_service.session() as session:
         await session.execute(update(Chunk).values(content="new text"))
-        await session.execute(update(EmbeddingJob).values(leased_until=None, attempts=0))
+        await session.execute(update(ChunkEmbeddingJob).values(leased_until=None, attempts=0))
         await session.commit()
     await running
     assert counting.texts[-1] == "\nnew text"
@@ -213,9 +215,9 @@ async def test_a_row_that_is_deleted_while_it_is_embedded_leaves_nothing(llmstac
         await session.commit()
     assert (await running).embedded == 2
     async with llmstack_service.session() as session:
-        stored = {row.chunk_id: row.searchable for row in await session.scalars(select(ChunkEmbedding))}
+        stored = {row.row_id: row.searchable for row in await session.scalars(select(ChunkEmbedding))}
     assert stored == {ids[1]: False, ids[2]: True}
-    assert await count_of(llmstack_service, EmbeddingJob) == 0
+    assert await count_of(llmstack_service, ChunkEmbeddingJob) == 0
 
 
 async def test_a_cancelled_worker_gives_its_leases_back(llmstack_service: Service) -> None:

@@ -58,7 +58,7 @@ async def test_verifying_says_what_is_missing_until_nothing_is(begun: LLMStack, 
     assert second.pending == 7
     assert second.faults[0] == "7 of 12 rows wait for their vector: process_pending embeds them"
     async with begun.service.session() as session:
-        await session.execute(text("UPDATE llmstack.embedding_jobs SET attempts = 5"))
+        await session.execute(text("UPDATE llmstack.chunk_embedding_jobs SET attempts = 5"))
         await session.commit()
     third = await embeddings.verify("new")
     assert (third.pending, third.set_aside) == (0, 7)

@@ -148,7 +148,7 @@ async def test_rows_that_were_nearest_and_are_deleted_leave_a_full_page(
     order = nearest(there.vectors, query, MANY)
     deleted, left = order[:2500], order[2500:]
     change_them = {
-        "hidden": "UPDATE llmstack.chunk_embeddings SET searchable = false WHERE chunk_id = ANY(:ids)",
+        "hidden": "UPDATE llmstack.chunk_embeddings SET searchable = false WHERE row_id = ANY(:ids)",
         "gone": "DELETE FROM llmstack.chunks WHERE id = ANY(:ids)",
     }
     await there.execute(change_them[how], ids=[there.ids[row] for row in deleted])

@@ -30,7 +30,7 @@ _LOAD = (
     JOIN (SELECT DISTINCT ON (owner_id) id, owner_id FROM documents ORDER BY owner_id, id DESC) AS documents
         ON owner_id = owner""",
     """
-    INSERT INTO chunk_embeddings (owner_id, chunk_id, space_id, embedding, embedding_full)
+    INSERT INTO chunk_embeddings (owner_id, row_id, space_id, embedding, embedding_full)
     SELECT owner, id, :space, CASE WHEN :storage = 'halfvec' THEN vector::halfvec END,
         CASE WHEN :storage = 'vector' THEN vector::vector END
     FROM unnest(CAST(:owners AS text[]), CAST(:ids AS uuid[]), CAST(:vectors AS text[]))

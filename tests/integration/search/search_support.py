@@ -56,7 +56,7 @@ async def add_passages(service: Service, passages: Sequence[Passage], *, space: 
     keys = sorted({(passage.owner_id, passage.language) for passage in passages})
     documents = {key: uuid.uuid4() for key in keys}
     vectors = [
-        {"owner_id": p.owner_id, "chunk_id": id_, "space_id": space.id, "embedding": list(p.vector)}
+        {"owner_id": p.owner_id, "row_id": id_, "space_id": space.id, "embedding": list(p.vector)}
         for id_, p in zip(ids, passages, strict=True)
         if space is not None and p.vector is not None
     ]

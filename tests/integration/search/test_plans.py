@@ -45,7 +45,7 @@ _LOAD = (
         SELECT string_agg('w' || floor(20000 * power(random(), 3))::int, ' ') AS words
         FROM generate_series(1, 10) WHERE documents.id IS NOT NULL) AS text""",
     """
-    INSERT INTO chunk_embeddings (owner_id, chunk_id, space_id, embedding)
+    INSERT INTO chunk_embeddings (owner_id, row_id, space_id, embedding)
     SELECT owner_id, id, :space, vector FROM chunks, LATERAL (
         SELECT array_agg(random() - 0.5)::real[]::halfvec AS vector
         FROM generate_series(1, :dimensions) WHERE chunks.id IS NOT NULL) AS made""",

@@ -35,5 +35,5 @@ def test_rows_that_were_just_written_are_not_looked_up_at_all() -> None:
 
 def test_vectors_are_forgotten_along_the_key_from_where_the_last_page_ended() -> None:
     sql = _sql(forget_vectors(EMBEDDED, SPACE, after=("acme", uuid.uuid4()), limit=10))
-    assert "(chunk_embeddings.owner_id, chunk_embeddings.chunk_id) > (" in sql.replace("llmstack.", "")
-    assert "ORDER BY chunk_embeddings.owner_id, chunk_embeddings.chunk_id LIMIT" in sql.replace("llmstack.", "")
+    assert "(chunk_embeddings.owner_id, chunk_embeddings.row_id) > (" in sql.replace("llmstack.", "")
+    assert "ORDER BY chunk_embeddings.owner_id, chunk_embeddings.row_id LIMIT" in sql.replace("llmstack.", "")

@@ -13,7 +13,7 @@ from llmstack.documents.models import Chunk, ChunkEmbedding
 from llmstack.search import VectorSource, hybrid
 
 SOURCE = VectorSource(
-    id=ChunkEmbedding.chunk_id,
+    id=ChunkEmbedding.row_id,
     owner_id=ChunkEmbedding.owner_id,
     embedding=cast(ChunkEmbedding.embedding, HALFVEC(3)),
     where=(ChunkEmbedding.space_id == 1,),

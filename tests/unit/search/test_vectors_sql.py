@@ -32,7 +32,7 @@ def test_the_exact_arm_orders_totally_by_an_expression_that_no_index_has() -> No
     body = cte(search_sql(**SEARCH), "exact")
     order = body.split("ORDER BY ")[1].split(" LIMIT")[0]
     assert re.search(r" AS HALFVEC\(3\)\) AS anon_\d+\)\) \+ ", order)
-    assert order.endswith(", llmstack.chunk_embeddings.chunk_id")
+    assert order.endswith(", llmstack.chunk_embeddings.row_id")
 
 
 def test_bits_order_the_index_arm_and_the_vectors_what_came_of_it() -> None:
@@ -102,7 +102,7 @@ def test_pages_of_equal_distances_are_not_believed(candidates: int, distances: i
 def test_the_rows_are_joined_only_when_something_is_asked_of_them() -> None:
     assert "chunks" not in cte(search_sql(**SEARCH), "near").replace("chunk_embeddings", "")
     body = cte(search_sql(**SEARCH, where=[Chunk.position > 3]), "near")
-    assert "JOIN llmstack.chunks ON llmstack.chunks.id = llmstack.chunk_embeddings.chunk_id" in body
+    assert "JOIN llmstack.chunks ON llmstack.chunks.id = llmstack.chunk_embeddings.row_id" in body
     assert "llmstack.chunks.owner_id = llmstack.chunk_embeddings.owner_id" in body
 
 
@@ -138,7 +138,7 @@ def test_a_vector_without_meaning_is_refused(vector: list[float]) -> None:
 
 def test_what_a_type_can_hold_is_taken() -> None:
     full = VectorSource(
-        id=ChunkEmbedding.chunk_id,
+        id=ChunkEmbedding.row_id,
         owner_id=ChunkEmbedding.owner_id,
         embedding=cast(ChunkEmbedding.embedding_full, VECTOR()),
         distance="l2",
