@@ -15,7 +15,7 @@ from ..db.checks import any_of, as_uuid, check_id, check_limit, check_metadata, 
 from ..db.copy import STATEMENT_ROWS
 from ..db.paging import Page
 from ..embeddings import Space
-from ..embeddings.queue import owe
+from ..embeddings.writing import hide, show
 from ..errors import ValidationError
 from ..search import SearchOptions, Variant
 from ..search.fusion import Fusion
@@ -23,7 +23,7 @@ from ..settings import Settings
 from . import queries
 from .embedding import EMBEDDED
 from .errors import ChunkNotFound, DocumentNotFound, TextNotKept
-from .models import Chunk, ChunkEmbedding, Document
+from .models import Chunk, Document
 from .preparation import MAX_ORIGIN_BYTES
 from .queries import DocumentFilter, OrderBy, check_search, owned
 from .records import DocumentStatistics, Leg, Mode, SearchHit, SearchHits
@@ -182,15 +182,8 @@ class DocumentRepository:
             for part in await self._chunks_of(ids):
                 chunks = update(Chunk).where(any_of(Chunk.id, part)).values(deleted_at=moment)
                 await self._session.execute(chunks, execution_options=_UNSYNCHRONIZED)
-                vectors = update(ChunkEmbedding).where(
-                    ChunkEmbedding.owner_id == owner_id, any_of(ChunkEmbedding.row_id, part)
-                )
-                shown = vectors.values(searchable=moment is None)
-                await self._session.execute(shown, execution_options=_UNSYNCHRONIZED)
+                await (show if moment is None else hide)(self._session, EMBEDDED, owner_id=owner_id, row_ids=part)
                 self.changed_rows += len(part)
-                if moment is None:
-                    # A space that was filled meanwhile has no vector of what was hidden.
-                    await self._session.execute(owe(EMBEDDED, part))
             number += len(ids)
         if number:
             self._session.expire_all()

@@ -28,6 +28,9 @@ from .spaces import Space as Space
 from .spaces import SpaceRepository as SpaceRepository
 from .status import SpaceStatus as SpaceStatus
 from .vectors import column_of as column_of
+from .writing import hide as hide
+from .writing import renew as renew
+from .writing import show as show
 
 __all__ = [
     "CallableEmbedder",
@@ -54,6 +57,9 @@ __all__ = [
     "column_of",
     "default_embedder",
     "embed_all",
+    "hide",
     "named_embedder",
     "other_embedders",
+    "renew",
+    "show",
 ]

@@ -33,7 +33,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy import cast as sql_cast
-from sqlalchemy.dialects.postgresql import ARRAY, INTERVAL, insert
+from sqlalchemy.dialects.postgresql import ARRAY, INTERVAL, Insert, insert
 from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
@@ -295,8 +295,28 @@ def owe(
     table: EmbeddedTable, row_ids: Sequence[uuid.UUID], *, are_new: bool = False, but: int | None = None
 ) -> Executable:
     """Make jobs for wanted rows in every living space, `but` one, in which they have no vector; new rows have none."""
-    rows, jobs, embeddings = table.rows, core_table(table.jobs), core_table(table.embeddings)
-    owed = (
+    owed = _owed(table, row_ids)
+    if not are_new:
+        owed = owed.where(_has_none(core_table(table.embeddings), table, EmbeddingSpace.id))
+    if but is not None:
+        owed = owed.where(EmbeddingSpace.id != but)
+    return _owing(table, owed).on_conflict_do_nothing()
+
+
+def owe_again(table: EmbeddedTable, row_ids: Sequence[uuid.UUID]) -> Executable:
+    """Make jobs for wanted rows in every living space, whatever vectors they have; a job that is there begins anew.
+
+    Its lease ends, so that what a worker makes of the text that it claimed is not stored.
+    """
+    anew = {"attempts": 0, "leased_until": null(), "last_error": null()}
+    return _owing(table, _owed(table, row_ids)).on_conflict_do_update(
+        index_elements=["owner_id", "row_id", "space_id"], set_=anew
+    )
+
+
+def _owed(table: EmbeddedTable, row_ids: Sequence[uuid.UUID]) -> Select[Any]:
+    rows = table.rows
+    return (
         select(rows.owner_id, rows.id, EmbeddingSpace.id)
         .select_from(rows)
         .join(EmbeddingSpace, EmbeddingSpace.state != "retired")
@@ -304,11 +324,27 @@ def owe(
         # Whoever makes the same jobs at this moment makes them in this order too.
         .order_by(rows.id, EmbeddingSpace.id)
     )
-    if not are_new:
-        owed = owed.where(_has_none(embeddings, table, EmbeddingSpace.id))
-    if but is not None:
-        owed = owed.where(EmbeddingSpace.id != but)
-    return insert(jobs).from_select(["owner_id", "row_id", "space_id"], owed).on_conflict_do_nothing()
+
+
+def _owing(table: EmbeddedTable, owed: Select[Any]) -> Insert:
+    return insert(core_table(table.jobs)).from_select(["owner_id", "row_id", "space_id"], owed)
+
+
+def mark(table: EmbeddedTable, owner_id: str, row_ids: Sequence[uuid.UUID], *, searchable: bool) -> Executable:
+    """Say of the vectors of an owner's rows whether they are searched."""
+    embeddings = core_table(table.embeddings)
+    return update(embeddings).where(*_of_owner(embeddings, owner_id, row_ids)).values(searchable=searchable)
+
+
+def forget_rows(table: EmbeddedTable, owner_id: str, row_ids: Sequence[uuid.UUID]) -> Executable:
+    """Delete the vectors of an owner's rows in every space."""
+    embeddings = core_table(table.embeddings)
+    return delete(embeddings).where(*_of_owner(embeddings, owner_id, row_ids))
+
+
+def _of_owner(embeddings: Table, owner_id: str, row_ids: Sequence[uuid.UUID]) -> tuple[ColumnElement[bool], ...]:
+    # Both parts of the key: the rows are then looked up in the owner's partition alone.
+    return embeddings.c.owner_id == owner_id, embeddings.c.row_id == func.any(_array(row_ids, Uuid()))
 
 
 def forget_jobs(table: EmbeddedTable, space: Space, *, limit: int) -> Executable:
