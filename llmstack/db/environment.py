@@ -155,6 +155,8 @@ async def _run_schema(engine: AsyncEngine, schema: str, settings: Settings) -> N
             if verb != "stamp":
                 await refuse_foreign_history(connection, schema)
             if verb == "upgrade" and isinstance(target, str):
+                # Read again: while this process waited for its turn another may have made them.
+                applied = await applied_revisions(connection, schema)
                 await refuse_strangers(connection, schema, target=target, applied=applied)
             await connection.rollback()
             await connection.run_sync(_run_online, schema, settings)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from alembic import op
 from sqlalchemy import text
@@ -39,6 +40,17 @@ def scoped(step: Callable[[], None]) -> Callable[[], None]:
         op.execute(f"SET search_path TO {previous or 'DEFAULT'}")
 
     return run
+
+
+@contextlib.contextmanager
+def own_transactions() -> Iterator[bool]:
+    """Leave the transaction, so that a step can commit as it goes; False where a host's holds all revisions."""
+    context = op.get_context()
+    if not context.as_sql and context._transaction is None:
+        yield False
+        return
+    with context.autocommit_block():
+        yield True
 
 
 def name_not_nulls(table: str) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from migration_support import CHECKOUT, empty_database, fetch, make_engine
 
+from llmstack.db.history import scripts
+
 PACKAGE = Path("llmstack")
 
 
@@ -20,6 +22,10 @@ PACKAGE = Path("llmstack")
 def copy(tmp_path: Path) -> Path:
     shutil.copytree(CHECKOUT / PACKAGE, tmp_path / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
+
+
+(HEAD,) = [revision.revision for revision in scripts().get_revisions("documents@head") if revision is not None]
+FOLLOWING = f"documents_{int(HEAD[-4:]) + 1:04d}"
 
 
 @pytest.fixture
@@ -47,10 +53,10 @@ def bodies(path: Path) -> list[str]:
 async def test_nothing_changed_makes_an_empty_revision_with_the_next_number(copy: Path, url: str) -> None:
     done = new_revision(copy, "documents", "add language to chunks", url=url)
     assert done.returncode == 0, done.stderr
-    path = copy / PACKAGE / "documents" / "migrations" / "documents_0004_add_language_to_chunks.py"
+    path = copy / PACKAGE / "documents" / "migrations" / f"{FOLLOWING}_add_language_to_chunks.py"
     assert str(path) in done.stdout
     assert path.read_text().startswith('"""documents: add language to chunks"""\n')
-    assert "revision = 'documents_0004'\ndown_revision = 'documents_0003'\n" in path.read_text()
+    assert f"revision = {FOLLOWING!r}\ndown_revision = {HEAD!r}\n" in path.read_text()
     assert bodies(path) == ["pass", "pass"]
     left = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'revision%'"
     assert await fetch(make_engine(url), left) == 0
@@ -64,7 +70,7 @@ async def test_only_the_modules_own_tables_are_compared_and_no_schema_is_named(c
         models.write_text(text.replace(marker, f"    tint: Mapped[str | None]\n{marker}", 1))
     done = new_revision(copy, "documents", "add tint", url=url)
     assert done.returncode == 0, done.stderr
-    (path,) = (copy / PACKAGE / "documents" / "migrations").glob("documents_0004_*.py")
+    (path,) = (copy / PACKAGE / "documents" / "migrations").glob(f"{FOLLOWING}_*.py")
     assert bodies(path) == [
         "op.add_column('chunks', sa.Column('tint', sa.Text(), nullable=True))",
         "op.drop_column('chunks', 'tint')",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from llmstack.db.revisions import scoped
+from llmstack.db.revisions import own_transactions, scoped
 
 revision = "kernel_0005"
 down_revision = "kernel_0004"
@@ -16,10 +16,10 @@ SEARCHES_AT_ONCE = 1_000
 
 
 def rename(keys: tuple[tuple[str, str], ...]) -> None:
-    """A batch is a transaction of its own, and rows that have the new names are passed over: a run can be repeated."""
+    """A batch is a transaction of its own where it may be; what has the new names is passed over, if run again."""
     old = ", ".join(f"'{name}'" for name, _ in keys)
     pairs = ", ".join(f"'{new}', hit -> '{name}'" for name, new in keys)
-    with op.get_context().autocommit_block():
+    with own_transactions() as may_commit:
         op.execute(f"""
 DO $body$
 DECLARE
@@ -38,7 +38,7 @@ BEGIN
         )
         WHERE id = ANY (page) AND jsonb_path_exists(hits, '$[*].{keys[0][0]}');
         after := page[array_upper(page, 1)];
-        COMMIT;
+        {"COMMIT;" if may_commit else ""}
     END LOOP;
 END
 $body$
