@@ -37,7 +37,7 @@ class LLMStack:
         own = self._embedder(embedder)
         # `none` switches vectors off, whatever else is named in the environment.
         others = [] if own is None and other_embedders is None else self._others(other_embedders)
-        self.embeddings = EmbeddingService(self.service, EMBEDDED, own, self.settings, others)
+        self.embeddings = EmbeddingService(self.service, [EMBEDDED], own, self.settings, others)
         self.documents = DocumentService(self.service, self.embeddings, self.settings)
 
     def _embedder(self, given: Embedder | str | None) -> Embedder | None:

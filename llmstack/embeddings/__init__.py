@@ -19,7 +19,6 @@ from .errors import SpaceNotServing as SpaceNotServing
 from .models import EmbeddingJobMixin as EmbeddingJobMixin
 from .models import EmbeddingMixin as EmbeddingMixin
 from .models import EmbeddingSpace as EmbeddingSpace
-from .queue import EmbeddedTable as EmbeddedTable
 from .queue import PendingCounts as PendingCounts
 from .recall import Recall as Recall
 from .service import EmbeddingService as EmbeddingService
@@ -27,6 +26,7 @@ from .service import ProcessResult as ProcessResult
 from .spaces import Space as Space
 from .spaces import SpaceRepository as SpaceRepository
 from .status import SpaceStatus as SpaceStatus
+from .tables import EmbeddedTable as EmbeddedTable
 from .vectors import column_of as column_of
 from .writing import hide as hide
 from .writing import renew as renew

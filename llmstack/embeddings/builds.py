@@ -64,7 +64,7 @@ IndexWatcher = Callable[[IndexProgress], None]
 
 
 @contextlib.asynccontextmanager
-async def building(service: Service, name: str, *, wait: bool = True) -> AsyncIterator[AsyncConnection]:
+async def building(service: Service, name: str, *, schema: str, wait: bool = True) -> AsyncIterator[AsyncConnection]:
     """A connection of its own, without limits of time, while no other process builds this index."""
     if service.database.settings.behind_pooler:
         raise ConfigurationError("indexes are built over a direct connection, not through a pooler")
@@ -74,15 +74,15 @@ async def building(service: Service, name: str, *, wait: bool = True) -> AsyncIt
             try:
                 await connection.exec_driver_sql("SET statement_timeout = 0")
                 await connection.exec_driver_sql("SET lock_timeout = 0")
-                await _lock(service, connection, name, wait=wait)
+                await _lock(service, connection, name, schema=schema, wait=wait)
                 yield connection
             finally:
                 # Its settings and its lock go with it.
                 await connection.invalidate()
 
 
-async def _lock(service: Service, connection: AsyncConnection, name: str, *, wait: bool) -> None:
-    schema, database = service.schema, await connection.scalar(text("SELECT current_database()"))
+async def _lock(service: Service, connection: AsyncConnection, name: str, *, schema: str, wait: bool) -> None:
+    database = await connection.scalar(text("SELECT current_database()"))
     # Polling: whoever waits inside a statement would hold up the concurrent build itself.
     await acquire(
         (await connection.get_raw_connection()).driver_connection,
@@ -99,6 +99,7 @@ class Build:
 
     service: Service
     connection: AsyncConnection
+    schema: str
     whole: str
     name: str
     report: Callable[[str, int], None] | None = None
@@ -149,10 +150,10 @@ class Build:
             async with self.service.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
                 await connection.execute(_END, backend)
             # Whoever holds the lock meanwhile repairs what was left.
-            async with building(self.service, self.whole, wait=False) as connection:
-                place = {"schema": self.service.schema, "name": self.name}
+            async with building(self.service, self.whole, schema=self.schema, wait=False) as connection:
+                place = {"schema": self.schema, "name": self.name}
                 if await connection.scalar(_IS_VALID, place) is False:
-                    await drop_concurrently(connection, self.service.schema, self.name)
+                    await drop_concurrently(connection, self.schema, self.name)
         except MigrationLockTimeout:
             logger.debug("index %r is left to who builds it now", self.name)
         except (LLMStackError, SQLAlchemyError, OSError) as error:

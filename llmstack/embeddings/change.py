@@ -23,9 +23,9 @@ from .errors import SpaceNotFound
 from .index import SpaceIndex, index_name, index_states
 from .models import EmbeddingSpace
 from .protocol import Embedder
-from .queue import EmbeddedTable, core_table
 from .spaces import Space, SpaceOptions, SpaceRepository
-from .status import SpaceStatus, read_statuses
+from .status import SpaceStatus, TableStatus, read_statuses
+from .tables import EmbeddedTable, EmbeddedTables, core_table
 
 Result = TypeVar("Result")
 
@@ -68,7 +68,7 @@ class ModelChange:
     """The steps from one space to another; each holds the table of spaces for a moment, so they follow one another."""
 
     service: Service
-    table: EmbeddedTable
+    tables: EmbeddedTables
     settings: Settings
 
     async def add(self, embedder: Embedder, options: SpaceOptions, *, is_own: bool) -> Space:
@@ -96,6 +96,7 @@ class ModelChange:
     async def cut_over(self, name: str, *, force: bool, least_coverage: float) -> Space:
         """Let the space serve; Conflict with its faults unless it is ready."""
         if not force:
+            await self.tables.refuse_unregistered(self.service)
             _require("cut over to", name, (await self.verify(name, least_coverage=least_coverage)).faults)
 
         async def work(spaces: SpaceRepository) -> Space:
@@ -112,6 +113,7 @@ class ModelChange:
         """Let the space serve that served before, with its index or, as it may have been before, without one."""
         name = _way_back(await self.service.read(lambda session: SpaceRepository(session).before())).name
         if not force:
+            await self.tables.refuse_unregistered(self.service)
             _require("go back to", name, _lacking(await self._status(name), least_coverage))
 
         async def work(spaces: SpaceRepository) -> Space:
@@ -125,23 +127,27 @@ class ModelChange:
 
     async def retire(self, name: str) -> Retirement:
         """Give up a space: from now on no jobs, once no process searches it any more no vectors. Can be repeated."""
+        await self.tables.refuse_unregistered(self.service)
         space, was = await self._mark_retired(name)
         if was != "shadow":
             # Another process may have asked just before; and what it searches then has begun before the second period.
             await asyncio.sleep(2 * self.settings.space_refresh)
-        jobs = await self._forget_jobs(space)
-        if await self._has_index(space):
-            await (await self.index_of(name)).drop()
-        vectors = await self._forget_vectors(space)
-        return Retirement(name, vectors, jobs + await self._forget_jobs(space))
+        vectors = jobs = 0
+        for table in self.tables:
+            jobs += await self._forget_jobs(table, space)
+            if await self._has_index(table, space):
+                await (await self.index_of(table, name)).drop()
+            vectors += await self._forget_vectors(table, space)
+            jobs += await self._forget_jobs(table, space)
+        return Retirement(name, vectors, jobs)
 
-    async def index_of(self, name: str) -> SpaceIndex:
-        """The index of a space."""
+    async def index_of(self, table: EmbeddedTable, name: str) -> SpaceIndex:
+        """The index of a space on one table."""
         space = await self.service.read(lambda session: SpaceRepository(session).get(name))
-        return SpaceIndex(self.service, core_table(self.table.embeddings).name, space)
+        return SpaceIndex(self.service, core_table(table.embeddings).name, space, await table.place(self.service))
 
     async def _status(self, name: str) -> SpaceStatus:
-        statuses = await read_statuses(self.service, self.table, attempts=self.settings.embedding_attempts)
+        statuses = await read_statuses(self.service, self.tables, attempts=self.settings.embedding_attempts)
         found = next((status for status in statuses if status.name == name), None)
         if found is None:
             raise SpaceNotFound(name)
@@ -149,8 +155,9 @@ class ModelChange:
 
     async def _mark_retired(self, name: str) -> tuple[Space, str]:
         found = await self.service.read(lambda session: SpaceRepository(session).get(name))
-        if await self._has_index(Space.of(found)):
-            await self._require_owner(name)
+        for table in self.tables:
+            if await self._has_index(table, Space.of(found)):
+                await self._require_owner(table, name)
 
         async def work(spaces: SpaceRepository) -> tuple[Space, str]:
             space = await spaces.get(name)
@@ -161,38 +168,36 @@ class ModelChange:
 
         return await self._changing(work, with_writers=True)
 
-    async def _has_index(self, space: Space) -> bool:
-        table = core_table(self.table.embeddings).name
-        name = index_name(table, space.id)
-        async with self.service.session() as session:
-            found = await index_states(session, schema=self.service.schema, table=table)
+    async def _has_index(self, table: EmbeddedTable, space: Space) -> bool:
+        vectors, schema = core_table(table.embeddings).name, await table.place(self.service)
+        name = index_name(vectors, space.id)
+        found = await self.service.read(lambda session: index_states(session, schema=schema, table=vectors))
         return any(one == name or one.startswith(f"{name}_") for one in found)
 
-    async def _require_owner(self, name: str) -> None:
+    async def _require_owner(self, table: EmbeddedTable, name: str) -> None:
         """Before anything is done: what drops an index is the owner, over a connection of its own."""
         if self.settings.behind_pooler:
             raise ConfigurationError("a space with an index is retired over a direct connection, not through a pooler")
-        table = core_table(self.table.embeddings).name
-        async with self.service.session() as session:
-            row = (await session.execute(_MAY_DROP, {"schema": self.service.schema, "table": table})).one()
+        place = {"schema": await table.place(self.service), "table": core_table(table.embeddings).name}
+        row = (await self.service.read(lambda session: session.execute(_MAY_DROP, place))).one()
         if not row.may:
             raise DatabaseError(
                 f"role {row.role!r} does not own the tables and cannot drop the index of {name!r}; "
                 "retire it as their owner"
             )
 
-    async def _forget_jobs(self, space: Space) -> int:
-        statement, total = queue.forget_jobs(self.table, space, limit=STATEMENT_ROWS), 0
+    async def _forget_jobs(self, table: EmbeddedTable, space: Space) -> int:
+        statement, total = queue.forget_jobs(table, space, limit=STATEMENT_ROWS), 0
         while gone := await self.service.transaction(lambda session: _rows(session, statement)):
             total += gone
         return total
 
-    async def _forget_vectors(self, space: Space) -> int:
+    async def _forget_vectors(self, table: EmbeddedTable, space: Space) -> int:
         total = 0
         after: tuple[str, uuid.UUID] | None = None
 
         async def work(session: AsyncSession) -> tuple[int, str | None, uuid.UUID | None]:
-            page = queue.forget_vectors(self.table, space, after=after, limit=STATEMENT_ROWS)
+            page = queue.forget_vectors(table, space, after=after, limit=STATEMENT_ROWS)
             number, owner_id, row_id = (await session.execute(page)).one()
             return number, owner_id, row_id
 
@@ -244,9 +249,16 @@ def _retired(status: SpaceStatus) -> list[str]:
 
 
 def _unindexed(status: SpaceStatus) -> list[str]:
-    if status.index in ("none", "ready"):
-        return []
-    return [f"its {status.index_method} index is {status.index}: build_index builds it"]
+    return [
+        f"{_of(table, status)}its {status.index_method} index is {table.index}: build_index builds it"
+        for table in status.tables
+        if table.index not in ("none", "ready")
+    ]
+
+
+def _of(table: TableStatus, status: SpaceStatus) -> str:
+    """Which table is meant, where there are several."""
+    return f"{table.table}: " if len(status.tables) > 1 else ""
 
 
 def check_share(field: str, value: float) -> None:
@@ -257,8 +269,12 @@ def check_share(field: str, value: float) -> None:
 
 def _lacking(status: SpaceStatus, least_coverage: float) -> list[str]:
     check_share("least_coverage", least_coverage)
-    if status.coverage >= least_coverage:
-        return []
+    # Of each table: many covered rows of one say nothing of another that has none.
+    lacking = [table for table in status.tables if table.coverage < least_coverage]
+    return [f"{_of(table, status)}{fault}" for table in lacking for fault in _missing(table)]
+
+
+def _missing(status: TableStatus) -> list[str]:
     lost = status.wanted - status.covered - status.pending - status.set_aside
     verbs = {
         "have neither vector nor job: backfill queues them": lost,

@@ -65,11 +65,16 @@ def _is_of(name: str, whole: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class SpaceIndex:
-    """The indexes of one space on one embedding table."""
+    """The indexes of one space on one embedding table, in the service's schema or the one that is named."""
 
     service: Service
     table: str
     space: EmbeddingSpace
+    schema: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.schema:
+            object.__setattr__(self, "schema", self.service.schema)
 
     @property
     def name(self) -> str:
@@ -82,7 +87,7 @@ class SpaceIndex:
         What an unfinished rebuild left is dropped.
         """
         check_indexable(self.space)
-        async with building(self.service, self.name) as connection:
+        async with building(self.service, self.name, schema=self.schema) as connection:
             for leftover in (_OLD, _NEW):
                 await self._drop(connection, self.name + leftover)
             return await self._complete(connection, self.name, progress)
@@ -94,7 +99,7 @@ class SpaceIndex:
         """
         check_indexable(self.space)
         new, old = self.name + _NEW, self.name + _OLD
-        async with building(self.service, self.name) as connection:
+        async with building(self.service, self.name, schema=self.schema) as connection:
             await self._drop(connection, old)
             await self._drop_unlike(connection, new)
             built = await self._complete(connection, new, progress)
@@ -104,7 +109,7 @@ class SpaceIndex:
 
     async def drop(self) -> None:
         """Drop the space's indexes; searches become exact scans."""
-        async with building(self.service, self.name) as connection:
+        async with building(self.service, self.name, schema=self.schema) as connection:
             for suffix in ("", _OLD, _NEW):
                 await self._drop(connection, self.name + suffix)
 
@@ -124,7 +129,7 @@ class SpaceIndex:
         return built
 
     async def _build_one(self, connection: AsyncConnection, part: _Part) -> bool:
-        schema, definition = self.service.schema, part.definition
+        schema, definition = self.schema, part.definition
         found = (await self._indexes(connection)).get(part.name)
         if found is not None and found.is_valid:
             part.tell("done", 0, 0)
@@ -135,7 +140,7 @@ class SpaceIndex:
         target = qualified(schema, part.table)
         rows = (await connection.exec_driver_sql(definition.count(target))).scalar_one()
         await definition.take_memory(connection, rows=rows)
-        build = Build(self.service, connection, self.name, part.name, part.reporter(rows))
+        build = Build(self.service, connection, schema, self.name, part.name, part.reporter(rows))
         await build.run(f"CREATE INDEX CONCURRENTLY {quote(part.name)} ON {definition.on(target, rows=rows)}")
         await connection.exec_driver_sql(self._sign(part.name, definition))
         part.tell("done", rows, rows)
@@ -143,12 +148,12 @@ class SpaceIndex:
 
     def _sign(self, name: str, definition: IndexDefinition) -> str:
         signature = definition.signature.replace("'", "''")
-        return f"COMMENT ON INDEX {qualified(self.service.schema, name)} IS '{signature}'"
+        return f"COMMENT ON INDEX {qualified(self.schema, name)} IS '{signature}'"
 
     async def _unite(
         self, connection: AsyncConnection, name: str, parts: Sequence[str], definition: IndexDefinition
     ) -> None:
-        schema, indexes = self.service.schema, await self._indexes(connection)
+        schema, indexes = self.schema, await self._indexes(connection)
         whole = qualified(schema, name)
         if name not in indexes:
             target = qualified(schema, self.table)
@@ -167,7 +172,7 @@ class SpaceIndex:
             await self._drop(connection, new)
             return
         for name in sorted(unlike):
-            await drop_concurrently(connection, self.service.schema, name)
+            await drop_concurrently(connection, self.schema, name)
 
     async def _swap(self, connection: AsyncConnection) -> None:
         """Give the new indexes the names of the old ones; renaming blocks neither readers nor writers."""
@@ -176,7 +181,7 @@ class SpaceIndex:
         moves = [(suffix, _OLD + suffix) for suffix in suffixes if self.name + suffix in present]
         moves += [(_NEW + suffix, suffix) for suffix in suffixes]
         rename = "ALTER INDEX {} RENAME TO {}".format
-        names = ((qualified(self.service.schema, self.name + one), quote(self.name + other)) for one, other in moves)
+        names = ((qualified(self.schema, self.name + one), quote(self.name + other)) for one, other in moves)
         await self._execute(connection, *(rename(*pair) for pair in names))
 
     async def _drop_old(self, connection: AsyncConnection, old: str) -> None:
@@ -192,14 +197,14 @@ class SpaceIndex:
         present = await self._indexes(connection)
         # The index on the parent takes those attached to it along; what was not yet attached remains.
         for one in sorted(one for one in present if _is_of(one, name)):
-            await self._execute(connection, f"DROP INDEX IF EXISTS {qualified(self.service.schema, one)}")
+            await self._execute(connection, f"DROP INDEX IF EXISTS {qualified(self.schema, one)}")
 
     async def _partitions(self, connection: AsyncConnection) -> list[str]:
-        found = await connection.scalars(_PARTITIONS, {"schema": self.service.schema, "table": self.table})
+        found = await connection.scalars(_PARTITIONS, {"schema": self.schema, "table": self.table})
         return [str(name) for name in found]
 
     async def _indexes(self, connection: AsyncConnection) -> dict[str, _Index]:
-        found = await connection.execute(_INDEXES, {"schema": self.service.schema, "name": self.name})
+        found = await connection.execute(_INDEXES, {"schema": self.schema, "name": self.name})
         return {name: _Index(*rest) for name, *rest in found}
 
     async def _execute(self, connection: AsyncConnection, *statements: str) -> None:

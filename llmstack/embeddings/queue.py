@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -37,25 +37,12 @@ from sqlalchemy.dialects.postgresql import ARRAY, INTERVAL, Insert, insert
 from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
-from .models import EmbeddingJobMixin, EmbeddingMixin, EmbeddingSpace
+from .models import EmbeddingSpace
 from .spaces import Space
+from .tables import EmbeddedTable, core_table
 from .vectors import vector_type
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 3600.0
-
-
-@dataclasses.dataclass(frozen=True)
-class EmbeddedTable:
-    """Rows that want vectors: where they are, what of them is embedded, and where vectors and jobs go.
-
-    `rows` is a mapped class with `id` and `owner_id`; `wanted` is true for rows that want a vector.
-    """
-
-    rows: type[Any]
-    embeddings: type[EmbeddingMixin]
-    jobs: type[EmbeddingJobMixin]
-    text: ColumnElement[str]
-    wanted: ColumnElement[bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +62,6 @@ class PendingCounts:
     waiting: int
     leased: int
     set_aside: int
-
-
-def core_table(model: type[Any]) -> Table:
-    """The table of a mapped class."""
-    return cast(Table, model.__table__)
 
 
 def _array(values: Sequence[Any], type_: TypeEngine[Any]) -> ColumnElement[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import uuid
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -27,7 +28,7 @@ from ..errors import ValidationError
 from ..search.hybrid import SearchOptions
 from ..search.vectors import QUERY_VECTOR, distance_to, similarity, vector_arm
 from .index import index_name
-from .queue import EmbeddedTable, core_table
+from .tables import EmbeddedTable, core_table
 from .vectors import Searched, column_of, source_of
 
 _MOST_SAMPLES, _MOST_NEIGHBOURS = 10_000, 100
@@ -58,6 +59,23 @@ class Recall:
     owners: int
     by_index: float
 
+    @classmethod
+    def of_all(cls, found: Sequence[Recall]) -> Recall:
+        """What was measured on several tables, as one."""
+        sample = sum(one.sample for one in found)
+
+        def mean(values: Iterable[float]) -> float:
+            return sum(value * one.sample for value, one in zip(values, found, strict=True)) / sample
+
+        return cls(
+            sample=sample,
+            k=found[0].k,
+            mean=mean(one.mean for one in found) if sample else 1.0,
+            lowest=min(one.lowest for one in found),
+            owners=sum(one.owners for one in found),
+            by_index=mean(one.by_index for one in found) if sample else 0.0,
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class _Sampled:
@@ -81,12 +99,12 @@ async def measure_recall(
     """
     _check("sample", sample, _MOST_SAMPLES)
     _check("k", k, _MOST_NEIGHBOURS)
-    options = options or SearchOptions()
+    options, schema = options or SearchOptions(), await table.place(service)
     shares: list[float] = []
     planned: dict[str, bool] = {}
     by_index = 0
     async with service.single_statements() as session:
-        sampled = await _sample(session, service.schema, table, space, wanted=sample)
+        sampled = await _sample(session, schema, table, space, wanted=sample)
         for one in sampled:
             search = _Search(space, table, one, k=k, options=options)
             if (share := await search.share_found(session)) is not None:

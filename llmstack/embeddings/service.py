@@ -1,4 +1,4 @@
-"""Embeddings of one table in one schema: its space, its queue and its index."""
+"""Embeddings of the tables of one schema: their spaces, their queues and their indexes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .errors import SpaceNotServing
 from .index import IndexWatcher
 from .parameters import index_parameters as index_parameters_of
 from .protocol import Embedder, Kind
-from .queue import EmbeddedTable, PendingCounts
+from .queue import PendingCounts
 from .recall import Recall, measure_recall
 from .serving import Serving
 from .spaces import (
@@ -35,6 +35,7 @@ from .spaces import (
     check_dimensions,
 )
 from .status import SpaceStatus, read_statuses
+from .tables import EmbeddedTable, EmbeddedTables
 from .worker import Progress, Run
 
 _BACKFILL_ROWS = 5_000
@@ -51,24 +52,34 @@ class ProcessResult:
 
 
 class EmbeddingService:
-    """Owns the transactions around one embedded table; embeds outside of them.
+    """Owns the transactions around the embedded tables of a schema; embeds outside of them.
 
     Verbs with `space=None` mean the serving space; those of the queue mean every living space whose embedder is known.
+    `table=None` means every table that is registered: a space serves all of them, so a change of model is one of all.
     """
 
     def __init__(
         self,
         service: Service,
-        table: EmbeddedTable,
+        tables: Iterable[EmbeddedTable],
         embedder: Embedder | None,
         settings: Settings,
         other_embedders: Iterable[Embedder] = (),
     ) -> None:
         self._service = service
-        self._table = table
+        self._tables = EmbeddedTables(tables)
         self._settings = settings
         self._serving = Serving(service, embedder, other_embedders, settings)
-        self._change = ModelChange(service, table, settings)
+        self._change = ModelChange(service, self._tables, settings)
+
+    def register(self, table: EmbeddedTable) -> None:
+        """Keep the vectors of another table; a second time changes nothing, another one of its name is refused."""
+        self._tables.add(table)
+
+    @property
+    def tables(self) -> Sequence[EmbeddedTable]:
+        """The tables whose vectors are kept."""
+        return list(self._tables)
 
     @property
     def embedder(self) -> Embedder | None:
@@ -107,21 +118,25 @@ class EmbeddingService:
         self,
         *,
         space: str | None = None,
+        table: str | None = None,
         owner_id: str | None = None,
         limit: int | None = None,
         progress: Progress | None = None,
     ) -> ProcessResult:
         """Embed what is waiting, at most `limit` rows, the serving space's first; in any number of processes at once.
 
+        The tables take turns, a batch each, so that none waits for another to be done.
+
         A cancelled run gives its leases back; those of a killed one end by themselves.
         """
+        tables = self._tables.named(table)
         spaces = await self._spaces(space)
         total = 0
         if progress is not None:
-            total = (await self._pending([one.name for one in spaces], owner_id)).waiting
+            total = (await self._pending(tables, [one.name for one in spaces], owner_id)).waiting
         run = Run(
             service=self._service,
-            table=self._table,
+            tables=tables,
             settings=self._settings,
             owner_id=owner_id,
             limit=limit,
@@ -130,20 +145,27 @@ class EmbeddingService:
         )
         for one in spaces:
             await run.work(one, self._serving.embedder_of(one.name))
-        left = await self._pending([one.name for one in spaces], owner_id)
+        left = await self._pending(tables, [one.name for one in spaces], owner_id)
         return ProcessResult(run.embedded, run.failed, left.waiting + left.leased, left.set_aside)
 
-    async def pending(self, *, space: str | None = None, owner_id: str | None = None) -> PendingCounts:
+    async def pending(
+        self, *, space: str | None = None, table: str | None = None, owner_id: str | None = None
+    ) -> PendingCounts:
         """The queue of a space, or of all whose embedder is known; without an embedder, of all."""
+        tables = self._tables.named(table)
         if space is not None:
-            return await self._pending([(await self._get(space)).name], owner_id)
-        return await self._pending(None if self.embedder is None else self._serving.known, owner_id)
+            return await self._pending(tables, [(await self._get(space)).name], owner_id)
+        return await self._pending(tables, None if self.embedder is None else self._serving.known, owner_id)
 
-    async def retry_set_aside(self, *, space: str | None = None, owner_id: str | None = None) -> int:
+    async def retry_set_aside(
+        self, *, space: str | None = None, table: str | None = None, owner_id: str | None = None
+    ) -> int:
         """Make jobs that failed too often new again; return how many."""
-        attempts = self._settings.embedding_attempts
+        attempts, tables = self._settings.embedding_attempts, self._tables.named(table)
         statements = [
-            queue.retry(self._table, one, owner_id=owner_id, attempts=attempts) for one in await self._spaces(space)
+            queue.retry(one, into, owner_id=owner_id, attempts=attempts)
+            for into in await self._spaces(space)
+            for one in tables
         ]
 
         async def run(session: AsyncSession) -> int:
@@ -152,44 +174,60 @@ class EmbeddingService:
         return await self._service.transaction(run)
 
     async def backfill(
-        self, *, space: str | None = None, owner_id: str | None = None, progress: Progress | None = None
+        self,
+        *,
+        space: str | None = None,
+        table: str | None = None,
+        owner_id: str | None = None,
+        progress: Progress | None = None,
     ) -> int:
         """Make a job for every wanted row that has neither vector nor job in the space; return how many.
 
         What a run that was broken off has made stays; the next one makes the rest. Progress counts against the rows
         of all owners that have no vector when it begins.
         """
+        tables = self._tables.named(table)
         into = await (self.space() if space is None else self._living(space))
         lacking = 0
         if progress is not None:
-            lacking = next(one.wanted - one.covered - one.pending for one in await self.spaces() if one.id == into.id)
-        total, last = 0, None
-        while True:
-            made, last = await self._enqueue(into, owner_id=owner_id, after=last)
-            total += made
-            if progress is not None:
-                progress(total, max(total, lacking))
-            if last is None:
-                return total
+            status = next(one for one in await self.spaces(table=table) if one.id == into.id)
+            lacking = status.wanted - status.covered - status.pending
+        total = 0
+        for one in tables:
+            last, done = None, False
+            while not done:
+                made, last = await self._enqueue(one, into, owner_id=owner_id, after=last)
+                total, done = total + made, last is None
+                if progress is not None:
+                    progress(total, max(total, lacking))
+        return total
 
-    async def spaces(self) -> list[SpaceStatus]:
-        """Every space of the schema, with its coverage of this table, its jobs and the state of its index."""
-        return await read_statuses(self._service, self._table, attempts=self._settings.embedding_attempts)
+    async def spaces(self, *, table: str | None = None) -> list[SpaceStatus]:
+        """Every space of the schema, with its coverage of each table, its jobs and the state of its indexes."""
+        tables = self._tables.named(table)
+        return await read_statuses(self._service, tables, attempts=self._settings.embedding_attempts)
 
-    async def build_index(self, *, space: str | None = None, progress: IndexWatcher | None = None) -> list[str]:
+    async def build_index(
+        self, *, space: str | None = None, table: str | None = None, progress: IndexWatcher | None = None
+    ) -> list[str]:
         """Build the space's index on each partition, blocking nobody; return the names that were built."""
         name = (await (self.space() if space is None else self._living(space))).name
-        return await (await self._change.index_of(name)).build(progress=progress)
+        indexes = [await self._change.index_of(one, name) for one in self._tables.named(table)]
+        return [built for index in indexes for built in await index.build(progress=progress)]
 
-    async def rebuild_index(self, *, space: str | None = None, progress: IndexWatcher | None = None) -> list[str]:
+    async def rebuild_index(
+        self, *, space: str | None = None, table: str | None = None, progress: IndexWatcher | None = None
+    ) -> list[str]:
         """Build the space's index anew beside the old one and swap it in; return the names that were built."""
         name = (await (self.space() if space is None else self._living(space))).name
-        return await (await self._change.index_of(name)).rebuild(progress=progress)
+        indexes = [await self._change.index_of(one, name) for one in self._tables.named(table)]
+        return [built for index in indexes for built in await index.rebuild(progress=progress)]
 
-    async def drop_index(self, *, space: str | None = None) -> None:
+    async def drop_index(self, *, space: str | None = None, table: str | None = None) -> None:
         """Drop the space's indexes; searches stay right and become slower."""
         name = (await self.space()).name if space is None else space
-        await (await self._change.index_of(name)).drop()
+        for one in self._tables.named(table):
+            await (await self._change.index_of(one, name)).drop()
 
     async def add_space(
         self,
@@ -234,12 +272,16 @@ class EmbeddingService:
         found = await self._change.verify(space, least_coverage=least_coverage)
         if found.index != "ready" or sample == 0:
             return found
-        recall = (await self.measure_recall(space, sample=sample)).mean
-        found = dataclasses.replace(found, recall=recall)
-        if recall >= least_recall:
-            return found
-        low = f"its index finds {recall:.1%} of the nearest vectors: raise ef_search, or give the index more links"
-        return dataclasses.replace(found, faults=(*found.faults, low))
+        measured = {one.name: await self.measure_recall(space, table=one.name, sample=sample) for one in self._tables}
+        found = dataclasses.replace(found, recall=min(one.mean for one in measured.values()))
+        several = len(measured) > 1
+        low = [
+            f"{f'{name}: ' if several else ''}its index finds {one.mean:.1%} of the nearest vectors: "
+            "raise ef_search, or give the index more links"
+            for name, one in measured.items()
+            if one.mean < least_recall
+        ]
+        return dataclasses.replace(found, faults=(*found.faults, *low))
 
     async def cut_over(self, space: str, *, force: bool = False, least_coverage: float = 1.0) -> Space:
         """Let the space serve: every process that knows its embedder follows within `space_refresh` seconds.
@@ -266,11 +308,16 @@ class EmbeddingService:
         self._serving.forget()
         return await self._change.retire(space)
 
-    async def measure_recall(self, space: str | None = None, *, sample: int = 100, k: int = 10) -> Recall:
-        """How many of the nearest vectors the space's index finds; see `embeddings.recall`."""
+    async def measure_recall(
+        self, space: str | None = None, *, table: str | None = None, sample: int = 100, k: int = 10
+    ) -> Recall:
+        """How many of the nearest vectors the space's indexes find, by a sample of each table; see `Recall`."""
+        tables = self._tables.named(table)
         found = await self.space() if space is None else await self._get(space)
         options = SearchOptions(candidates=self._settings.search_candidates, ef_search=self._settings.ef_search)
-        return await measure_recall(self._service, self._table, found, sample=sample, k=k, options=options)
+        return Recall.of_all(
+            [await measure_recall(self._service, one, found, sample=sample, k=k, options=options) for one in tables]
+        )
 
     async def _get(self, name: str) -> Space:
         return Space.of(await self._service.read(lambda session: SpaceRepository(session).get(name)))
@@ -294,18 +341,22 @@ class EmbeddingService:
             check_dimensions(space, self._serving.embedder_of(space.name))
         return found or [await self.space()]
 
-    async def _pending(self, names: Iterable[str] | None, owner_id: str | None) -> PendingCounts:
-        statement = queue.count(self._table, names, owner_id=owner_id, attempts=self._settings.embedding_attempts)
+    async def _pending(
+        self, tables: Iterable[EmbeddedTable], names: Iterable[str] | None, owner_id: str | None
+    ) -> PendingCounts:
+        attempts = self._settings.embedding_attempts
+        statements = [queue.count(one, names, owner_id=owner_id, attempts=attempts) for one in tables]
 
         async def run(session: AsyncSession) -> PendingCounts:
-            return PendingCounts(*(await session.execute(statement)).one())
+            counts = [(await session.execute(one)).one() for one in statements]
+            return PendingCounts(*map(sum, zip(*counts, strict=True)))
 
         return await self._service.read(run)
 
     async def _enqueue(
-        self, space: Space, *, owner_id: str | None, after: uuid.UUID | None
+        self, table: EmbeddedTable, space: Space, *, owner_id: str | None, after: uuid.UUID | None
     ) -> tuple[int, uuid.UUID | None]:
-        statement = queue.enqueue(self._table, space, owner_id=owner_id, after=after, limit=_BACKFILL_ROWS)
+        statement = queue.enqueue(table, space, owner_id=owner_id, after=after, limit=_BACKFILL_ROWS)
 
         async def run(session: AsyncSession) -> tuple[int, uuid.UUID | None]:
             made, last = (await session.execute(statement)).one()

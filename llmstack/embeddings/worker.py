@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +17,9 @@ from ..settings import Settings
 from . import queue
 from .batches import embed_all
 from .protocol import Embedder
-from .queue import Claim, EmbeddedTable
+from .queue import Claim
 from .spaces import Space
+from .tables import EmbeddedTable
 from .vectors import vector_text
 
 Progress = Callable[[int, int], None]
@@ -41,7 +43,7 @@ class Run:
     """One call of `process_pending`, through one space after another."""
 
     service: Service
-    table: EmbeddedTable
+    tables: Sequence[EmbeddedTable]
     settings: Settings
     owner_id: str | None = None
     limit: int | None = None
@@ -59,8 +61,8 @@ class Run:
         crew = _Crew(self, space, embedder)
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(self.settings.embedding_concurrency):
-                    group.create_task(crew.work())
+                for number in range(self.settings.embedding_concurrency):
+                    group.create_task(crew.work(number))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
@@ -79,26 +81,36 @@ class _Crew:
     embedder: Embedder
     _dead: int = 0
 
-    async def work(self) -> None:
+    async def work(self, number: int) -> None:
+        # A batch of each table in turn, so that one with many jobs does not keep the others waiting.
+        turns = collections.deque(self.run.tables)
+        turns.rotate(-number)
         # After so many batches without a single vector the trouble is the embedder's, not the texts'.
-        while self._dead < _DEAD_BATCHES and (claims := await self._claim()):
-            try:
-                outcome = await self._embed(claims)
-            except BaseException:
-                # Cancelled, or broken beyond this batch: nobody need wait for the leases to end.
-                await asyncio.shield(self._write(queue.release(self.run.table, self.space, claims)))
-                raise
-            await self._keep(outcome)
+        while self._dead < _DEAD_BATCHES and turns and not self._is_enough():
+            table = turns.popleft()
+            if claims := await self._claim(table):
+                await self._work_on(table, claims)
+                turns.append(table)
 
-    async def _claim(self) -> list[Claim]:
+    async def _work_on(self, table: EmbeddedTable, claims: list[Claim]) -> None:
+        try:
+            outcome = await self._embed(claims)
+        except BaseException:
+            # Cancelled, or broken beyond this batch: nobody need wait for the leases to end.
+            await asyncio.shield(self._write(queue.release(table, self.space, claims)))
+            raise
+        await self._keep(table, outcome)
+
+    def _is_enough(self) -> bool:
+        return self.run.limit is not None and self.run.taken >= self.run.limit
+
+    async def _claim(self, table: EmbeddedTable) -> list[Claim]:
         size = self.run.settings.embedding_batch_size
         if self.run.limit is not None:
             size = min(size, self.run.limit - self.run.taken)
-        if size <= 0:
-            return []
         self.run.taken += size
         statement = queue.claim(
-            self.run.table,
+            table,
             self.space,
             owner_id=self.run.owner_id,
             limit=size,
@@ -147,13 +159,13 @@ class _Crew:
                 break
         return outcome
 
-    async def _keep(self, outcome: _Outcome) -> None:
+    async def _keep(self, table: EmbeddedTable, outcome: _Outcome) -> None:
         self._dead = 0 if outcome.done else self._dead + 1
         if outcome.failed:
             claims, errors, counted = zip(*outcome.failed, strict=True)
             await self._write(
                 queue.fail(
-                    self.run.table,
+                    table,
                     self.space,
                     claims,
                     errors=errors,
@@ -163,18 +175,18 @@ class _Crew:
             )
             self.run.failed += len(claims)
         if outcome.untried:
-            await self._write(queue.release(self.run.table, self.space, outcome.untried))
+            await self._write(queue.release(table, self.space, outcome.untried))
         if outcome.done:
             # Not `+= await`: that would add to what the sum was before the wait.
-            stored = await self.run.service.transaction(lambda session: self._store(session, outcome))
+            stored = await self.run.service.transaction(lambda session: self._store(session, table, outcome))
             self.run.embedded += stored
         self.run.report()
 
-    async def _store(self, session: AsyncSession, outcome: _Outcome) -> int:
+    async def _store(self, session: AsyncSession, table: EmbeddedTable, outcome: _Outcome) -> int:
         claims = [claim for claim, _ in outcome.done]
         texts = [vector_text(vector) for _, vector in outcome.done]
-        await session.execute(queue.lock_rows(self.run.table, claims))
-        stored = await session.scalars(queue.store(self.run.table, self.space, claims, texts))
+        await session.execute(queue.lock_rows(table, claims))
+        stored = await session.scalars(queue.store(table, self.space, claims, texts))
         return len(stored.all())
 
     async def _write(self, statement: Executable) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from . import queue
-from .queue import EmbeddedTable
+from .tables import EmbeddedTable
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
 

@@ -55,7 +55,7 @@ def service_with(service: Service, embedder: Embedder | Counting | None, /, **se
     """The embeddings of the chunks."""
     if isinstance(embedder, Counting):
         embedder = CallableEmbedder(embedder, name="counting", dimensions=8)
-    return EmbeddingService(service, TABLE, embedder, Settings(**settings))
+    return EmbeddingService(service, [TABLE], embedder, Settings(**settings))
 
 
 async def add_chunks(service: Service, contents: Sequence[str], *, owner_id: str = "acme") -> list[uuid.UUID]:

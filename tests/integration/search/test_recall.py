@@ -85,7 +85,7 @@ async def _build(url: str, name: str) -> Built:
     async with servers.open_database(url, name) as database:
         service = database.service()
         embedder = CallableEmbedder(lambda texts: [TARGET] * len(texts), name="test", dimensions=DIMENSIONS)
-        embeddings = EmbeddingService(service, EMBEDDED, embedder, Settings())
+        embeddings = EmbeddingService(service, [EMBEDDED], embedder, Settings())
         space = await embeddings.space()
         owners = await _owners_of_one_partition(service)
         strangers = [
