@@ -6,7 +6,7 @@ import datetime as dt
 import uuid
 from typing import Any
 
-from sqlalchemy import DateTime, MetaData, Text, func
+from sqlalchemy import DDL, DateTime, MetaData, Text, event, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from uuid_utils.compat import uuid7
@@ -39,6 +39,12 @@ class Identified:
     """A time-ordered uuid (version 7), made in Python so that rows can refer to one another before they exist."""
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid7)
+
+
+def after_create(table: Any, *statements: str) -> None:
+    """Run these on a table that `create_all` makes; `%(fullname)s` is its name. Revisions do so by themselves."""
+    for statement in statements:
+        event.listen(table, "after_create", DDL(statement))  # type: ignore[no-untyped-call]
 
 
 class Timestamped:

@@ -7,10 +7,10 @@ import uuid
 from typing import Any
 
 from pgvector.sqlalchemy import HALFVEC, VECTOR
-from sqlalchemy import CheckConstraint, Identity, Index, SmallInteger, func, text
-from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy import CheckConstraint, Identity, Index, SmallInteger, event, func, text
+from sqlalchemy.orm import Mapped, mapped_column
 
-from ..db.base import Base, Timestamped
+from ..db.base import Base, Timestamped, after_create
 
 DISTANCES = ("cosine", "inner_product", "l2")
 INDEX_METHODS = ("hnsw", "ivfflat", "none")
@@ -71,6 +71,13 @@ class EmbeddingMixin:
     searchable: Mapped[bool] = mapped_column(server_default=text("true"))
 
 
+@event.listens_for(EmbeddingMixin, "instrument_class", propagate=True)
+def _leave_unanalyzed(mapper: Any, _class: type[Any]) -> None:
+    # Nothing reads the statistics of vectors, and they are large.
+    for column in ("embedding", "embedding_full"):
+        after_create(mapper.local_table, f"ALTER TABLE %(fullname)s ALTER COLUMN {column} SET STATISTICS 0")
+
+
 class EmbeddingJobMixin:
     """A row whose vector is still owed; it goes when the vector is stored."""
 
@@ -81,7 +88,3 @@ class EmbeddingJobMixin:
     leased_until: Mapped[dt.datetime | None]
     last_error: Mapped[str | None]
     created_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
-
-    @declared_attr.directive
-    def __table_args__(cls) -> tuple[Any, ...]:
-        return ()

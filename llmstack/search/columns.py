@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from pgvector.sqlalchemy import SPARSEVEC
-from sqlalchemy import ColumnElement, Computed, Index, Text, case, column, literal_column, select
+from sqlalchemy import ColumnElement, Computed, Index, Text, case, column, event, literal_column, select
 from sqlalchemy.dialects.postgresql import REAL, TSVECTOR
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 
+from ..db.base import after_create
 from ..db.models import CorpusStatistics
 from ..db.schemas import schema_function
 
@@ -92,6 +93,13 @@ class SearchableMixin:
             deferred=True,
             deferred_raiseload=True,
         )
+
+
+@event.listens_for(SearchableMixin, "instrument_class", propagate=True)
+def _store_for_ranking(mapper: Any, _class: type[Any]) -> None:
+    # Ranking reads this column of every candidate row, so it stays in the row; nothing reads its statistics.
+    for setting in ("STORAGE MAIN", "STATISTICS 0"):
+        after_create(mapper.local_table, f"ALTER TABLE %(fullname)s ALTER COLUMN lexical SET {setting}")
 
 
 def constant(value: str) -> ColumnElement[str]:

@@ -185,6 +185,25 @@ async def test_a_table_that_nobody_registered_stands_in_the_way_of_a_change(
     await embeddings.retire("new")
 
 
+SETTINGS = """
+SELECT attname, attstorage, coalesce(attstattarget, -1) FROM pg_attribute
+WHERE attrelid IN (to_regclass(:rows), to_regclass(:vectors)) AND attname IN ('lexical', 'embedding', 'embedding_full')
+ORDER BY attname
+"""
+
+
+async def test_create_all_stores_the_columns_as_our_own_revisions_do(llmstack_service: Service, host: Host) -> None:
+    def read(rows: str, vectors: str) -> Any:
+        return text(SETTINGS).bindparams(rows=rows, vectors=vectors)
+
+    prefix = "" if host.schema is None else f"{host.schema}."
+    async with llmstack_service.session() as session:
+        theirs = (await session.execute(read(f"{prefix}notes", f"{prefix}note_embeddings"))).all()
+        ours = (await session.execute(read("llmstack.chunks", "llmstack.chunk_embeddings"))).all()
+    assert [tuple(row) for row in theirs] == [tuple(row) for row in ours]
+    assert [row.attname for row in theirs if row[2] == 0] == ["embedding", "embedding_full", "lexical"]
+
+
 async def test_its_index_is_built_searched_rebuilt_and_dropped_where_the_table_is(
     llmstack_service: Service, host: Host
 ) -> None:
