@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 from pathlib import Path
 
@@ -19,6 +20,21 @@ ALLOWED_IMPORTS = {
     "__future__", "alembic", "sqlalchemy", "sqlalchemy.dialects.postgresql", "pgvector.sqlalchemy",
     "llmstack.db.revisions", "llmstack.db.schemas",
 }  # fmt: skip
+
+LANDED = {
+    "kernel_0001_create_kernel": "1d3c3d162ba9441f",
+    "kernel_0002_add_search_tuning": "c9e41061b0bf037a",
+    "kernel_0003_add_lexical_query": "a9ab2b4ef7543dd7",
+    "kernel_0004_rename_judged_rows": "3fddb0a537d17d06",
+    "kernel_0005_rename_logged_hits": "f46c0fda73cdfb7c",
+    "documents_0001_create_documents": "e116d2942733f33e",
+    "documents_0002_leave_vectors_unanalyzed": "af452ba2346ed2cc",
+    "documents_0003_depend_on_lexical_query": "d446ae8d0f3c07e0",
+    "documents_0004_rename_embedding_jobs": "9534d85a9e993da2",
+    "embeddings_0001_create_spaces": "9b650b5b7fe4304b",
+    "embeddings_0002_add_space_columns": "27c4001b99702515",
+}
+"""Databases stand on these, so their files never change: the start of each file's SHA-256. A new one is added here."""
 
 
 def script(path: Path) -> Script:
@@ -43,6 +59,11 @@ class TestEveryRevisionFile:
         revision = script(path)
         assert revision.revision == f"{match[1]}_{match[2]}"
         assert path.parent.parent.name == MODULES[match[1]]
+
+    def test_is_what_it_was_when_it_landed(self, path: Path) -> None:
+        assert LANDED[path.stem] == hashlib.sha256(path.read_bytes()).hexdigest()[:16], (
+            "mend it by a revision of its own"
+        )
 
     def test_says_in_its_docstring_what_it_is_for(self, path: Path) -> None:
         assert (script(path).module.__doc__ or "").startswith(f"{module_of(script(path).revision)}: ")
