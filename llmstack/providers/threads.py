@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
+import os
+import queue
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -51,5 +53,30 @@ async def in_thread(work: Callable[..., Result], *arguments: Any) -> Result:
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(settle, result, failed)
 
-    threading.Thread(target=run, name="llmstack-call", daemon=True).start()
+    _hand_over(run)
     return await future
+
+
+_Jobs = queue.SimpleQueue[Callable[[], None]]
+_IDLE_AT_MOST = 8
+_idle: list[_Jobs] = []
+# Threads do not survive a fork.
+os.register_at_fork(after_in_child=_idle.clear)
+
+
+def _hand_over(job: Callable[[], None]) -> None:
+    """To a thread that waits for work, or a new one: making one takes a quarter of what a call costs."""
+    try:
+        jobs = _idle.pop()
+    except IndexError:
+        jobs = queue.SimpleQueue()
+        threading.Thread(target=_work, args=(jobs,), name="llmstack-call", daemon=True).start()
+    jobs.put(job)
+
+
+def _work(jobs: _Jobs) -> None:
+    while True:
+        jobs.get()()
+        if len(_idle) >= _IDLE_AT_MOST:
+            return
+        _idle.append(jobs)
