@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from ..db.base import Base, Identified, Timestamped
-from ..embeddings.models import EmbeddingJobMixin, EmbeddingMixin, EmbeddingSpace
+from ..embeddings.models import EmbeddingJobMixin, EmbeddingMixin, job_table, vector_table
 from ..search.columns import SearchableMixin, search_index
 from .chunking import DOCUMENT_TYPES
 
@@ -94,28 +94,15 @@ class Chunk(Identified, SearchableMixin, Base):
     document: Mapped[Document] = relationship(back_populates="chunks", lazy="raise")
 
 
-def _belongs_to_chunk() -> ForeignKeyConstraint:
-    return ForeignKeyConstraint(["owner_id", "row_id"], [Chunk.owner_id, Chunk.id], ondelete="CASCADE")
-
-
 class ChunkEmbedding(EmbeddingMixin, Base):
     """A chunk's vector in one space, partitioned by owner so that tenants share few graphs."""
 
     __tablename__ = "chunk_embeddings"
-    __table_args__ = (
-        _belongs_to_chunk(),
-        ForeignKeyConstraint(["space_id"], [EmbeddingSpace.id]),
-        CheckConstraint("num_nonnulls(embedding, embedding_full) = 1", name="one_storage"),
-        {"postgresql_partition_by": "HASH (owner_id)"},
-    )
+    __table_args__ = vector_table(Chunk, partitions=16)
 
 
 class ChunkEmbeddingJob(EmbeddingJobMixin, Base):
     """A chunk whose vector is still owed."""
 
     __tablename__ = "chunk_embedding_jobs"
-    __table_args__ = (
-        _belongs_to_chunk(),
-        ForeignKeyConstraint(["space_id"], [EmbeddingSpace.id]),
-        Index(None, "space_id", "attempts", "leased_until"),
-    )
+    __table_args__ = job_table(Chunk)

@@ -19,6 +19,8 @@ from .errors import SpaceNotServing as SpaceNotServing
 from .models import EmbeddingJobMixin as EmbeddingJobMixin
 from .models import EmbeddingMixin as EmbeddingMixin
 from .models import EmbeddingSpace as EmbeddingSpace
+from .models import job_table as job_table
+from .models import vector_table as vector_table
 from .queue import PendingCounts as PendingCounts
 from .recall import Recall as Recall
 from .service import EmbeddingService as EmbeddingService
@@ -58,8 +60,10 @@ __all__ = [
     "default_embedder",
     "embed_all",
     "hide",
+    "job_table",
     "named_embedder",
     "other_embedders",
     "renew",
     "show",
+    "vector_table",
 ]

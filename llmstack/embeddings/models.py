@@ -7,10 +7,22 @@ import uuid
 from typing import Any
 
 from pgvector.sqlalchemy import HALFVEC, VECTOR
-from sqlalchemy import CheckConstraint, Identity, Index, SmallInteger, event, func, text
+from sqlalchemy import (
+    CheckConstraint,
+    Connection,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    SmallInteger,
+    Table,
+    event,
+    func,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..db.base import Base, Timestamped, after_create
+from ..db.schemas import qualified, quote
 
 DISTANCES = ("cosine", "inner_product", "l2")
 INDEX_METHODS = ("hnsw", "ivfflat", "none")
@@ -76,6 +88,19 @@ def _leave_unanalyzed(mapper: Any, _class: type[Any]) -> None:
     # Nothing reads the statistics of vectors, and they are large.
     for column in ("embedding", "embedding_full"):
         after_create(mapper.local_table, f"ALTER TABLE %(fullname)s ALTER COLUMN {column} SET STATISTICS 0")
+    event.listen(mapper.local_table, "after_create", _make_partitions)
+
+
+def _make_partitions(table: Table, connection: Connection, **_: Any) -> None:
+    schema, count = connection.schema_for_object(table), table.info.get("partitions", 0)
+    for number in range(count):
+        part, whole = (
+            quote(name) if schema is None else qualified(schema, name)
+            for name in (f"{table.name}_p{number:02d}", table.name)
+        )
+        connection.exec_driver_sql(
+            f"CREATE TABLE {part} PARTITION OF {whole} FOR VALUES WITH (MODULUS {count}, REMAINDER {number})"
+        )
 
 
 class EmbeddingJobMixin:
@@ -88,3 +113,32 @@ class EmbeddingJobMixin:
     leased_until: Mapped[dt.datetime | None]
     last_error: Mapped[str | None]
     created_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+
+
+def vector_table(rows: type[Any], *, partitions: int = 1) -> tuple[Any, ...]:
+    """`__table_args__` of a table of vectors: its keys to the rows and to the spaces.
+
+    Hash partitions by owner keep large tenants out of one another's graphs; `create_all` makes them, too.
+    """
+    keys = (
+        _key_to(rows),
+        ForeignKeyConstraint(["space_id"], [EmbeddingSpace.id]),
+        CheckConstraint("num_nonnulls(embedding, embedding_full) = 1", name="one_storage"),
+    )
+    if partitions == 1:
+        return keys
+    return (*keys, {"postgresql_partition_by": "HASH (owner_id)", "info": {"partitions": partitions}})
+
+
+def job_table(rows: type[Any]) -> tuple[Any, ...]:
+    """`__table_args__` of a table of jobs: its keys to the rows and to the spaces, and the order of the queue."""
+    return (
+        _key_to(rows),
+        ForeignKeyConstraint(["space_id"], [EmbeddingSpace.id]),
+        Index(None, "space_id", "attempts", "leased_until"),
+    )
+
+
+def _key_to(rows: type[Any]) -> ForeignKeyConstraint:
+    columns = rows.__table__.c
+    return ForeignKeyConstraint(["owner_id", "row_id"], [columns.owner_id, columns.id], ondelete="CASCADE")

@@ -173,7 +173,9 @@ async def test_models_and_migrations_give_the_same_catalog(engine: AsyncEngine) 
     migrated, modelled = await catalog(engine, SCHEMA), await catalog(engine, "Models")
     apart = ("alembic_version", *(f"chunk_embeddings_p{number:02d}" for number in range(16)))
     for kind, rows in migrated.items():
-        assert [row for row in rows if row[0] not in apart] == modelled[kind], kind
+        assert [row for row in rows if row[0] not in apart] == [row for row in modelled[kind] if row[0] not in apart], (
+            kind
+        )
 
 
 async def test_an_unknown_target_is_named(engine: AsyncEngine) -> None:

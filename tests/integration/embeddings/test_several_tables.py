@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from embedding_support import TABLE, Counting, add_chunks
-from sqlalchemy import ForeignKeyConstraint, MetaData, UniqueConstraint, event, func, select, text
+from sqlalchemy import MetaData, UniqueConstraint, event, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase
 
@@ -20,7 +20,8 @@ from llmstack.embeddings import (
     EmbeddingJobMixin,
     EmbeddingMixin,
     EmbeddingService,
-    EmbeddingSpace,
+    job_table,
+    vector_table,
 )
 from llmstack.embeddings.queue import owe
 from llmstack.embeddings.vectors import source_of
@@ -44,17 +45,14 @@ class Host:
             __table_args__ = (UniqueConstraint("owner_id", "id"), search_index("notes"))
             __corpus__ = "notes"
 
-        def keys() -> tuple[ForeignKeyConstraint, ...]:
-            row = ForeignKeyConstraint(["owner_id", "row_id"], [Note.owner_id, Note.id], ondelete="CASCADE")
-            return row, ForeignKeyConstraint(["space_id"], [EmbeddingSpace.id])
-
         class NoteEmbedding(EmbeddingMixin, HostBase):
             __tablename__ = "note_embeddings"
-            __table_args__ = keys()
+            # Once as a plain table, as for most hosts, and twice in partitions.
+            __table_args__ = vector_table(Note, partitions=3 if schema else 1)
 
         class NoteJob(EmbeddingJobMixin, HostBase):
             __tablename__ = "note_jobs"
-            __table_args__ = keys()
+            __table_args__ = job_table(Note)
 
         self.schema = schema
         self.note: Any = Note
@@ -79,6 +77,11 @@ class Host:
 
         await service.transaction(work)
         return [note.id for note in notes]
+
+    def indexes(self, space: int) -> list[str]:
+        """What a build of the space's index makes: one, or one on each partition."""
+        whole = f"ix_note_embeddings_s{space}"
+        return [f"{whole}_p{number:02d}" for number in range(3)] if self.schema else [whole]
 
     async def found_by_vector(self, service: Service, embeddings: EmbeddingService, query: str) -> list[uuid.UUID]:
         space, [vector] = await embeddings.embed_queries([query])
@@ -132,7 +135,7 @@ async def test_a_change_of_model_is_one_of_every_table(llmstack_service: Service
         await embeddings.cut_over("new", least_coverage=0.5)
     assert await embeddings.backfill(space="new") == 2
     await embeddings.process_pending(space="new")
-    assert await embeddings.build_index(space="new") == ["ix_note_embeddings_s2"]
+    assert await embeddings.build_index(space="new") == host.indexes(2)
     assert (await embeddings.verify("new")).ready
     await embeddings.cut_over("new")
     assert len(await host.found_by_vector(llmstack_service, embeddings, "parental leave")) == 2
@@ -211,8 +214,8 @@ async def test_its_index_is_built_searched_rebuilt_and_dropped_where_the_table_i
     await embeddings.space()
     await host.add(llmstack_service, ["parental leave", "travel costs"])
     await embeddings.process_pending()
-    assert await embeddings.build_index(table="notes") == ["ix_note_embeddings_s1"]
-    assert await embeddings.rebuild_index(table="notes") == ["ix_note_embeddings_s1"]
+    assert await embeddings.build_index(table="notes") == host.indexes(1)
+    assert await embeddings.rebuild_index(table="notes") == host.indexes(1)
     assert (await embeddings.spaces(table="notes"))[0].index == "ready"
     assert (await embeddings.measure_recall(table="notes", sample=2)).mean == 1.0
     await embeddings.drop_index(table="notes")
