@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Table, text, true
+from sqlalchemy import Boolean, ColumnElement, Table, literal_column, text
 from sqlalchemy.orm import InstrumentedAttribute
 
 from ..db.database import Service
@@ -31,7 +31,7 @@ def core_table(model: type[Any]) -> Table:
 
 
 # Stands for a condition that is known once the rows are.
-_BY_WORDS: ColumnElement[bool] = true()
+_BY_WORDS: ColumnElement[bool] = literal_column("true", Boolean())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,8 +98,8 @@ class EmbeddedTables:
 
         A change of model that does not know it would leave its rows without vectors in the space that serves.
         """
-        known = {(await table.place(service), core_table(table.embeddings).name) for table in self}
-        known |= {(schema, core_table(table.jobs).name) for table in self for schema in {await table.place(service)}}
+        placed = [(table, await table.place(service)) for table in self]
+        known = {(schema, core_table(one).name) for table, schema in placed for one in (table.embeddings, table.jobs)}
         spaces = qualified(service.schema, EmbeddingSpace.__tablename__)
         rows = await service.read(lambda session: session.execute(_KEYS_TO_SPACES, {"spaces": spaces}))
         if strange := sorted(qualified(schema, name) for schema, name in rows if (schema, name) not in known):
@@ -110,6 +110,3 @@ class EmbeddedTables:
 
     def __iter__(self) -> Iterator[EmbeddedTable]:
         return iter(list(self._tables.values()))
-
-    def __len__(self) -> int:
-        return len(self._tables)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from embedding_support import TABLE, Counting, add_chunks
-from sqlalchemy import MetaData, UniqueConstraint, event, func, select, text
+from sqlalchemy import MetaData, UniqueConstraint, event, func, select, text, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase
 
@@ -259,3 +259,10 @@ async def test_a_table_that_does_not_exist_is_said_to_be_the_hosts(llmstack_serv
         await embeddings.spaces()
     with pytest.raises(ConfigurationError, match="no embedded table is named 'unheard of'; there are 'notes'"):
         await embeddings.pending(table="unheard of")
+
+
+def test_rows_that_are_searched_by_words_want_a_vector_unless_it_is_said_which() -> None:
+    host = HOSTS["shop"]
+    given = {"rows": host.note, "embeddings": host.vectors, "jobs": host.jobs, "text": host.note.content}
+    assert str(EmbeddedTable(**given).wanted) == "shop.notes.search_vector IS NOT NULL"
+    assert EmbeddedTable(**given, wanted=true()).wanted is true()
