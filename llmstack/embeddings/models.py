@@ -10,11 +10,13 @@ from pgvector.sqlalchemy import HALFVEC, VECTOR
 from sqlalchemy import (
     CheckConstraint,
     Connection,
+    DateTime,
     ForeignKeyConstraint,
     Identity,
     Index,
     SmallInteger,
     Table,
+    Text,
     event,
     func,
     text,
@@ -75,7 +77,7 @@ class EmbeddingMixin:
     `searchable` repeats whether its row is ranked, so that the vector leg needs no join.
     """
 
-    owner_id: Mapped[str] = mapped_column(primary_key=True)
+    owner_id: Mapped[str] = mapped_column(Text, primary_key=True)
     row_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     space_id: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     embedding: Mapped[Any | None] = mapped_column(HALFVEC())
@@ -106,13 +108,14 @@ def _make_partitions(table: Table, connection: Connection, **_: Any) -> None:
 class EmbeddingJobMixin:
     """A row whose vector is still owed; it goes when the vector is stored."""
 
-    owner_id: Mapped[str] = mapped_column(primary_key=True)
+    owner_id: Mapped[str] = mapped_column(Text, primary_key=True)
     row_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     space_id: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
-    leased_until: Mapped[dt.datetime | None]
-    last_error: Mapped[str | None]
-    created_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    # Typed here, for a host's base may take a datetime for one without a time zone.
+    leased_until: Mapped[dt.datetime | None] = mapped_column(DateTime(timezone=True))
+    last_error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[dt.datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
 def vector_table(rows: type[Any], *, partitions: int = 1) -> tuple[Any, ...]:

@@ -55,10 +55,10 @@ class SearchableMixin:
     __searchable__: ColumnElement[bool] | None = None
     __corpus__: str | None = None
 
-    owner_id: Mapped[str]
-    language: Mapped[str] = mapped_column(server_default="english")
-    context: Mapped[str] = mapped_column(server_default="")
-    content: Mapped[str]
+    owner_id: Mapped[str] = mapped_column(Text)
+    language: Mapped[str] = mapped_column(Text, server_default="english")
+    context: Mapped[str] = mapped_column(Text, server_default="")
+    content: Mapped[str] = mapped_column(Text)
 
     @declared_attr
     def bm25_k1(cls) -> Mapped[float]:

@@ -1,0 +1,128 @@
+"""The DDL of searchable tables, and of their vectors and jobs, for revisions of hosts and of ours.
+
+A revision is a frozen letter, so each function takes the `version` of the shape that it makes: a version never changes,
+and another shape is a version of its own, with what leads to it. They run inside of a revision, on Alembic's `op`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+from pgvector.sqlalchemy import SPARSEVEC
+from sqlalchemy.dialects.postgresql import REAL, TSVECTOR
+
+from ..errors import ValidationError
+from .revisions import extension_schema
+from .schemas import qualified, quote
+
+_DIMENSIONS = 2**28
+
+
+def searchable_columns(
+    *, searchable: str | None = None, llmstack_schema: str = "llmstack", version: int = 1
+) -> list[sa.Column[Any]]:
+    """The columns of `SearchableMixin`, for `op.create_table`; `searchable` is the SQL of `__searchable__`.
+
+    Call `finish_searchable_table` right after it.
+    """
+    _require(version)
+    document = f"{quote(llmstack_schema)}.search_document(owner_id, language, context, content)"
+    if searchable is not None:
+        document = f"CASE WHEN ({searchable}) THEN {document} END"
+    parameters = "bm25_k1, bm25_b, bm25_average_length, bm25_context_weight"
+    weights = f"{quote(llmstack_schema)}.bm25_weights({document}, {parameters})"
+    defaults = {"bm25_k1": "1.2", "bm25_b": "0.75", "bm25_average_length": "100.0", "bm25_context_weight": "1.0"}
+    return [
+        sa.Column("owner_id", sa.Text(), nullable=False),
+        sa.Column("language", sa.Text(), server_default="english", nullable=False),
+        sa.Column("context", sa.Text(), server_default="", nullable=False),
+        sa.Column("content", sa.Text(), nullable=False),
+        *(sa.Column(name, REAL(), server_default=sa.text(value), nullable=False) for name, value in defaults.items()),
+        sa.Column("search_vector", TSVECTOR(), sa.Computed(document, persisted=True)),
+        sa.Column("lexical", SPARSEVEC(_DIMENSIONS), sa.Computed(weights, persisted=True)),
+    ]
+
+
+def finish_searchable_table(table: str, *, schema: str | None = None, version: int = 1) -> None:
+    """Make the index of the text leg, and store what ranking reads where it reads it."""
+    _require(version)
+    whole = _name(table, schema)
+    for setting in ("STORAGE MAIN", "STATISTICS 0"):
+        op.execute(f"ALTER TABLE {whole} ALTER COLUMN lexical SET {setting}")
+    op.create_index(
+        f"ix_{table}_search_vector",
+        table,
+        ["search_vector"],
+        schema=schema,
+        postgresql_using="gin",
+        postgresql_with={"fastupdate": "off"},
+    )
+
+
+def create_embedding_tables(
+    rows: str,
+    *,
+    vectors: str,
+    jobs: str,
+    partitions: int = 1,
+    schema: str | None = None,
+    llmstack_schema: str = "llmstack",
+    version: int = 1,
+) -> None:
+    """Make the tables of vectors and of jobs that belong to `rows`, which has a unique (owner_id, id)."""
+    _require(version)
+    types, spaces = quote(extension_schema()), qualified(llmstack_schema, "embedding_spaces")
+    rest = f"""
+    CONSTRAINT fk_{{table}}_owner_id_row_id_{rows} FOREIGN KEY (owner_id, row_id)
+        REFERENCES {_name(rows, schema)} (owner_id, id) ON DELETE CASCADE,
+    CONSTRAINT fk_{{table}}_space_id_embedding_spaces FOREIGN KEY (space_id) REFERENCES {spaces} (id)"""
+    op.execute(f"""
+CREATE TABLE {_name(vectors, schema)} (
+    owner_id text NOT NULL,
+    row_id uuid NOT NULL,
+    space_id smallint NOT NULL,
+    embedding {types}.halfvec,
+    embedding_full {types}.vector,
+    searchable boolean DEFAULT true NOT NULL,
+    CONSTRAINT pk_{vectors} PRIMARY KEY (owner_id, row_id, space_id),{rest.format(table=vectors)},
+    CONSTRAINT ck_{vectors}_one_storage CHECK (num_nonnulls(embedding, embedding_full) = 1)
+){" PARTITION BY HASH (owner_id)" if partitions > 1 else ""}
+""")
+    for column in ("embedding", "embedding_full"):
+        op.execute(f"ALTER TABLE {_name(vectors, schema)} ALTER COLUMN {column} SET STATISTICS 0")
+    for number in range(partitions if partitions > 1 else 0):
+        op.execute(
+            f"CREATE TABLE {_name(f'{vectors}_p{number:02d}', schema)} PARTITION OF {_name(vectors, schema)} "
+            f"FOR VALUES WITH (MODULUS {partitions}, REMAINDER {number})"
+        )
+    op.execute(f"""
+CREATE TABLE {_name(jobs, schema)} (
+    owner_id text NOT NULL,
+    row_id uuid NOT NULL,
+    space_id smallint NOT NULL,
+    attempts smallint DEFAULT 0 NOT NULL,
+    leased_until timestamp with time zone,
+    last_error text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT pk_{jobs} PRIMARY KEY (owner_id, row_id, space_id),{rest.format(table=jobs)}
+)
+""")
+    columns = ["space_id", "attempts", "leased_until"]
+    op.create_index(f"ix_{jobs}_space_id_attempts_leased_until", jobs, columns, schema=schema)
+
+
+def drop_embedding_tables(*, vectors: str, jobs: str, schema: str | None = None) -> None:
+    """Undo `create_embedding_tables`; vectors and jobs go."""
+    op.drop_table(jobs, schema=schema)
+    op.drop_table(vectors, schema=schema)
+
+
+def _name(table: str, schema: str | None) -> str:
+    return quote(table) if schema is None else qualified(schema, table)
+
+
+def _require(version: int) -> None:
+    if version != 1:
+        raise ValidationError("version", f"there is no version {version!r:.60} of these tables; 1 is the newest")
