@@ -6,6 +6,7 @@ and another shape is a version of its own, with what leads to it. They run insid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -111,6 +112,68 @@ CREATE TABLE {_name(jobs, schema)} (
 """)
     columns = ["space_id", "attempts", "leased_until"]
     op.create_index(f"ix_{jobs}_space_id_attempts_leased_until", jobs, columns, schema=schema)
+
+
+def keep_in_step(
+    rows: str,
+    *,
+    vectors: str,
+    jobs: str,
+    text: Sequence[str] = ("context", "content"),
+    schema: str | None = None,
+    llmstack_schema: str = "llmstack",
+    version: int = 1,
+) -> None:
+    """Let triggers owe vectors to rows that any tool writes, forget those of an edited text, and hide and show.
+
+    `text` are the columns that are embedded. A statement fires them once, however many rows it writes; what goes
+    takes its vectors along by its key.
+    """
+    _require(version)
+    table, function = _name(rows, schema), _name(f"{rows}_in_step", schema)
+    before, after = (", ".join(f"{side}.{quote(name)}" for name in text) for side in ("stale", "fresh"))
+    edited = f"(({before}) IS DISTINCT FROM ({after}))"
+    owing = f"""
+        INSERT INTO {_name(jobs, schema)} AS job (owner_id, row_id, space_id)
+        SELECT fresh.owner_id, fresh.id, space.id FROM {{source}}
+        CROSS JOIN {qualified(llmstack_schema, "embedding_spaces")} space
+        WHERE space.state <> 'retired' AND fresh.search_vector IS NOT NULL {{only}}
+        ORDER BY fresh.id, space.id
+        ON CONFLICT (owner_id, row_id, space_id) DO UPDATE SET attempts = 0, leased_until = NULL, last_error = NULL;"""
+    shown = f"""AND ({edited} OR stale.search_vector IS NULL AND NOT EXISTS (
+            SELECT FROM {_name(vectors, schema)} kept
+            WHERE kept.owner_id = fresh.owner_id AND kept.row_id = fresh.id AND kept.space_id = space.id
+        ))"""
+    op.execute(f"""
+CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $body$
+BEGIN
+    IF TG_OP = 'INSERT' THEN{owing.format(source="fresh", only="")}
+    ELSE
+        DELETE FROM {_name(vectors, schema)} kept USING fresh JOIN stale USING (id)
+        WHERE kept.owner_id = fresh.owner_id AND kept.row_id = fresh.id AND {edited};
+        UPDATE {_name(vectors, schema)} kept SET searchable = fresh.search_vector IS NOT NULL
+        FROM fresh JOIN stale USING (id)
+        WHERE kept.owner_id = fresh.owner_id AND kept.row_id = fresh.id
+            AND (fresh.search_vector IS NULL) <> (stale.search_vector IS NULL);{
+        owing.format(source="fresh JOIN stale USING (id)", only=shown)
+    }
+    END IF;
+    RETURN NULL;
+END
+$body$
+""")
+    for verb, tables in (("INSERT", "NEW TABLE AS fresh"), ("UPDATE", "OLD TABLE AS stale NEW TABLE AS fresh")):
+        op.execute(
+            f"CREATE TRIGGER {quote(f'{rows}_in_step_{verb.lower()}')} AFTER {verb} ON {table} "
+            f"REFERENCING {tables} FOR EACH STATEMENT EXECUTE FUNCTION {function}()"
+        )
+
+
+def stop_keeping_in_step(rows: str, *, schema: str | None = None) -> None:
+    """Undo `keep_in_step`."""
+    for verb in ("insert", "update"):
+        op.execute(f"DROP TRIGGER {quote(f'{rows}_in_step_{verb}')} ON {_name(rows, schema)}")
+    op.execute(f"DROP FUNCTION {_name(f'{rows}_in_step', schema)}()")
 
 
 def drop_embedding_tables(*, vectors: str, jobs: str, schema: str | None = None) -> None:

@@ -29,7 +29,7 @@ def models(schema: str, *, partitions: int, hides: bool) -> MetaData:
     class Note(Identified, SearchableMixin, HostBase):
         __tablename__ = "notes"
         __table_args__ = (UniqueConstraint("owner_id", "id"), search_index("notes"))
-        __searchable__ = column("content") != sa.text("'hidden'") if hides else None
+        __searchable__ = column("language") != sa.text("'simple'") if hides else None
 
     class NoteEmbedding(EmbeddingMixin, HostBase):
         __tablename__ = "note_embeddings"
@@ -46,7 +46,7 @@ def revision(schema: str, *, partitions: int, hides: bool, version: int = 1) -> 
     """As a host writes it."""
     from alembic import op
 
-    searched = ddl.searchable_columns(searchable="content <> 'hidden'" if hides else None, version=version)
+    searched = ddl.searchable_columns(searchable="language <> 'simple'" if hides else None, version=version)
     op.create_table(
         "notes",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -115,6 +115,71 @@ async def test_a_hosts_revision_makes_what_its_models_declare(
     assert (await catalog(engine, "made"))["columns"] == []
     await run(engine, revision, "made", **given)
     assert await catalog(engine, "made") == found
+
+
+async def jobs(engine: AsyncEngine) -> list[tuple[str, int, bool]]:
+    """(content, attempts, is leased) of each job."""
+    statement = sa.text(
+        "SELECT n.content, j.attempts, j.leased_until IS NOT NULL FROM shop.note_jobs j "
+        "JOIN shop.notes n ON n.id = j.row_id ORDER BY n.content, j.space_id"
+    )
+    async with engine.connect() as connection:
+        return [tuple(row) for row in await connection.execute(statement)]
+
+
+async def vectors(engine: AsyncEngine) -> list[tuple[str, bool]]:
+    statement = sa.text(
+        "SELECT n.content, e.searchable FROM shop.note_embeddings e JOIN shop.notes n ON n.id = e.row_id "
+        "ORDER BY n.content"
+    )
+    async with engine.connect() as connection:
+        return [tuple(row) for row in await connection.execute(statement)]
+
+
+async def test_triggers_keep_vectors_in_step_with_rows_that_any_tool_writes(engine: AsyncEngine) -> None:
+    await migrate.upgrade(engine, schema="llmstack", target="embeddings@head")
+    await execute(
+        engine,
+        "CREATE SCHEMA shop",
+        "INSERT INTO llmstack.embedding_spaces (name, provider, model, dimensions, state) "
+        "VALUES ('one', '', '', 2, 'active'), ('gone', '', '', 2, 'retired')",
+    )
+    await run(engine, revision, "shop", partitions=1, hides=True)
+    await run(engine, ddl.keep_in_step, "notes", vectors="note_embeddings", jobs="note_jobs", schema="shop")
+    note = "INSERT INTO shop.notes (id, owner_id, content, language) SELECT gen_random_uuid(), 'acme', {0}"
+    await execute(engine, note.format("unnest(ARRAY['a', 'b']), 'english'"), note.format("'c', 'simple'"))
+    assert await jobs(engine) == [("a", 0, False), ("b", 0, False)]
+    # A worker embeds `a`, and holds `b`.
+    stored = "INSERT INTO shop.note_embeddings SELECT owner_id, row_id, space_id, '[1,2]' FROM shop.note_jobs"
+    await execute(
+        engine,
+        f"{stored} j WHERE EXISTS (SELECT FROM shop.notes n WHERE n.id = j.row_id AND content = 'a')",
+        "DELETE FROM shop.note_jobs j USING shop.notes n WHERE n.id = j.row_id AND content = 'a'",
+        "UPDATE shop.note_jobs SET attempts = 3, leased_until = now() + interval '1 hour'",
+    )
+    # What is not embedded may change, and nothing is owed for it.
+    await execute(engine, "UPDATE shop.notes SET language = 'german' WHERE language <> 'simple'")
+    assert await jobs(engine) == [("b", 3, True)]
+    assert await vectors(engine) == [("a", True)]
+    await execute(engine, "UPDATE shop.notes SET content = content || '2' WHERE language <> 'simple'")
+    assert await jobs(engine) == [("a2", 0, False), ("b2", 0, False)]
+    assert await vectors(engine) == []
+    await execute(engine, stored, "DELETE FROM shop.note_jobs")
+    await execute(engine, "UPDATE shop.notes SET language = 'simple' WHERE content = 'a2'")
+    assert await vectors(engine) == [("a2", False), ("b2", True)]
+    # Shown, `a2` has its vector still, and `c` never had one; `b2` is hidden and edited at once.
+    await execute(engine, "UPDATE shop.notes SET language = 'german'")
+    assert await vectors(engine) == [("a2", True), ("b2", True)]
+    assert await jobs(engine) == [("c", 0, False)]
+    await execute(engine, "UPDATE shop.notes SET language = 'simple', content = 'b3' WHERE content = 'b2'")
+    assert await vectors(engine) == [("a2", True)]
+    assert await jobs(engine) == [("c", 0, False)]
+    await execute(engine, "DELETE FROM shop.notes")
+    assert await vectors(engine) == []
+    assert await jobs(engine) == []
+    await run(engine, ddl.stop_keeping_in_step, "notes", schema="shop")
+    await execute(engine, note.format("'d', 'english'"))
+    assert await jobs(engine) == []
 
 
 async def test_a_version_that_there_is_not_makes_nothing(engine: AsyncEngine) -> None:
