@@ -15,6 +15,7 @@ from .documents.service import DocumentService
 from .embeddings import Embedder, EmbeddingService, default_embedder, named_embedder
 from .embeddings import other_embedders as embedders_of
 from .errors import ConfigurationError, DatabaseBehind
+from .retrieval.tuning.search_log import SearchLog
 from .settings import Settings
 
 
@@ -38,7 +39,8 @@ class LLMStack:
         # `none` switches vectors off, whatever else is named in the environment.
         others = [] if own is None and other_embedders is None else self._others(other_embedders)
         self.embeddings = EmbeddingService(self.service, [EMBEDDED], own, self.settings, others)
-        self.documents = DocumentService(self.service, self.embeddings, self.settings)
+        self.search_log = SearchLog(self.service, self.settings)
+        self.documents = DocumentService(self.service, self.embeddings, self.settings, self.search_log)
 
     def _embedder(self, given: Embedder | str | None) -> Embedder | None:
         if given is None:

@@ -20,7 +20,8 @@ from .output import counted, emit_json, plain, printable, show, table
 from .snippets import marked, snippet, terms_of
 
 if TYPE_CHECKING:
-    from ..documents import SearchExplanation, SearchHit, SearchHits
+    from ..documents import DocumentHit
+    from ..retrieval import SearchExplanation, SearchHits
     from ..stack import LLMStack
 
 
@@ -80,6 +81,7 @@ async def search(
     json: Json = False,
 ) -> None:
     """Find the best passages of an owner's documents."""
+    from ..documents import DocumentFilter
     from ..retrieval import LiteLLMReranker
 
     wanted = _parsed(metadata)
@@ -91,9 +93,7 @@ async def search(
             limit=limit,
             mode=mode.value if mode else None,
             alpha=alpha,
-            document_type=type or None,
-            language=language or None,
-            metadata=wanted,
+            where=DocumentFilter(document_type=type or None, language=language or None, metadata=wanted),
             expand=also or None,
             group_by=group.value if group else None,
             reranker=LiteLLMReranker(rerank) if rerank else None,
@@ -124,7 +124,7 @@ def _parsed(metadata: str | None) -> dict[str, Any] | None:
     return value
 
 
-def _emit(query: str, owner: str, elapsed: float, hits: SearchHits) -> None:
+def _emit(query: str, owner: str, elapsed: float, hits: SearchHits[DocumentHit]) -> None:
     ranked = [{"rank": rank, **plain(hit)} for rank, hit in enumerate(hits, 1)]
     answer = {
         "query": query,
@@ -140,13 +140,13 @@ def _emit(query: str, owner: str, elapsed: float, hits: SearchHits) -> None:
     emit_json(answer)
 
 
-def show_hits(query: str, hits: Sequence[SearchHit], *, explain: bool = False) -> None:
+def show_hits(query: str, hits: Sequence[DocumentHit], *, explain: bool = False) -> None:
     """Print each hit with its place and the passage around what matched."""
     terms = terms_of(query)
     show(*(_shown(rank, hit, terms, explain=explain) for rank, hit in enumerate(hits, 1)))
 
 
-def _shown(rank: int, hit: SearchHit, terms: Sequence[str], *, explain: bool) -> Lines:
+def _shown(rank: int, hit: DocumentHit, terms: Sequence[str], *, explain: bool) -> Lines:
     title, place = _title(hit), printable(hit.id_at_origin)
     kind = f"({hit.document_type})"
     if title == PurePath(place).name:
@@ -163,24 +163,24 @@ def _shown(rank: int, hit: SearchHit, terms: Sequence[str], *, explain: bool) ->
     return Lines(head, *(Padding(line, (0, 0, 0, 4), expand=False) for line in lines), Text(""))
 
 
-def _title(hit: SearchHit) -> str:
+def _title(hit: DocumentHit) -> str:
     """The document's name and the section path, without a heading that repeats the one before it."""
     context = hit.context if hit.context.startswith(hit.document_name) else hit.document_name
     parts = printable(context).split(" > ")
     return " > ".join(part for number, part in enumerate(parts) if number == 0 or part != parts[number - 1])
 
 
-def _legs(hit: SearchHit) -> str:
+def _legs(hit: DocumentHit) -> str:
     parts = [f"{name}: not found" for name in ("text", "vector") if name not in hit.legs]
     parts += [f"{name}: rank {leg.rank}, score {leg.score:.4f}" for name, leg in hit.legs.items()]
     return "   ".join(sorted(parts))
 
 
-def _matched(hit: SearchHit) -> str:
+def _matched(hit: DocumentHit) -> str:
     return ", ".join(f"{printable(term.lexeme)} ({term.idf:.2f} x {term.weight:.2f})" for term in hit.matched)
 
 
-def _summary(hits: SearchHits, elapsed: float, *, explain: bool) -> str:
+def _summary(hits: SearchHits[DocumentHit], elapsed: float, *, explain: bool) -> str:
     said = f"{counted(len(hits), 'hit')} in {elapsed * 1000:.0f} ms, mode {hits.mode}"
     if hits.reranked:
         said += ", reranked"

@@ -15,7 +15,7 @@ from .invocation import AnyOwner, Invocation, Json, Owner, verb
 from .output import counted, emit_json, plain, show, table
 
 if TYPE_CHECKING:
-    from ..documents import Calibration, JudgedQuery, RecordedSearch
+    from ..retrieval import Calibration, JudgedQuery, RecordedSearch
 
 Limit = Annotated[int, typer.Option("--limit", "-n", help="Rows of one page.")]
 Cursor = Annotated[str | None, typer.Option(help="Where the page before ended.", show_default=False)]
@@ -91,7 +91,7 @@ def _read(path: Path, owner: str | None) -> list[JudgedQuery]:
 
 
 def _judged(line: str, number: int, owner: str | None) -> JudgedQuery:
-    from ..documents import JudgedQuery
+    from ..retrieval import JudgedQuery
 
     try:
         value = json_module.loads(line)

@@ -10,12 +10,14 @@ from .models import LoggedSearch as LoggedSearch
 from .models import SearchFeedback as SearchFeedback
 from .models import StoredCalibration as StoredCalibration
 from .models import TermStatistics as TermStatistics
+from .paging import Page as Page
 
 __all__ = [
     "Base",
     "CorpusStatistics",
     "Database",
     "LoggedSearch",
+    "Page",
     "SearchFeedback",
     "Service",
     "StoredCalibration",

@@ -16,27 +16,12 @@ class DocumentNotFound(NotFound):
         self.document_id = document_id
 
 
-class CalibrationNotFound(NotFound):
-    """The corpus has no calibration that could be undone."""
-
-    def __init__(self) -> None:
-        super().__init__("there is no calibration to undo")
-
-
 class ChunkNotFound(NotFound):
     """No chunk of this owner has this id."""
 
     def __init__(self, chunk_id: uuid.UUID) -> None:
         super().__init__(f"no chunk has id {chunk_id}")
         self.chunk_id = chunk_id
-
-
-class SearchNotFound(NotFound):
-    """No logged search of this owner has this id; another owner's is as good as absent."""
-
-    def __init__(self, search_id: uuid.UUID) -> None:
-        super().__init__(f"no logged search has id {search_id}; is search_log on, and within its retention?")
-        self.search_id = search_id
 
 
 class TextNotKept(Conflict):
@@ -65,7 +50,6 @@ register_constraints(
         "fk_chunks_owner_id_document_id_documents": lambda: NotFound("this owner has no such document"),
         "fk_chunks_owner_id_parent_id_chunks": lambda: NotFound("this owner has no such parent chunk"),
         "fk_chunk_embeddings_owner_id_row_id_chunks": lambda: NotFound("this owner has no such chunk"),
-        "fk_search_feedback_owner_id_search_id_search_log": lambda: NotFound("this owner has no such logged search"),
         "fk_chunk_embeddings_space_id_embedding_spaces": lambda: NotFound("there is no such embedding space"),
     }
 )

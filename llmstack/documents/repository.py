@@ -8,26 +8,23 @@ import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Result, delete, func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.checks import any_of, as_uuid, check_id, check_limit, check_metadata, check_owner
 from ..db.copy import STATEMENT_ROWS
 from ..db.paging import Page
-from ..embeddings import Space
 from ..embeddings.writing import hide, show
 from ..errors import ValidationError
-from ..search import SearchOptions, Variant
-from ..search.fusion import Fusion
 from ..settings import Settings
 from . import queries
+from .corpus import DocumentFilter
 from .embedding import EMBEDDED
 from .errors import ChunkNotFound, DocumentNotFound, TextNotKept
 from .models import Chunk, Document
 from .preparation import MAX_ORIGIN_BYTES
-from .queries import DocumentFilter, OrderBy, check_search, owned
-from .records import DocumentStatistics, Leg, Mode, SearchHit, SearchHits
-from .results import PLAIN, ResultOptions
+from .queries import OrderBy, owned
+from .records import DocumentStatistics
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
 DOCUMENTS_AT_ONCE = 1_000
@@ -164,7 +161,7 @@ class DocumentRepository:
 
     async def delete_many(self, *, owner_id: str, where: DocumentFilter) -> int:
         """Hide every document that matches; refuses a filter that asks for nothing."""
-        conditions = where.conditions()
+        conditions = where.on_documents()
         if not conditions:
             raise ValidationError("where", "an empty filter would delete every document; name a condition")
         return await self._hide(owner_id, owned(check_owner(owner_id)), *conditions, moment=func.now())
@@ -233,78 +230,3 @@ class DocumentRepository:
             by_language=counted.get("language", {}),
             embedded=counted.get("embedded", {}),
         )
-
-    async def search(
-        self,
-        *,
-        owner_id: str,
-        query: str,
-        mode: Mode = "hybrid",
-        vector: Sequence[float] | None = None,
-        space: Space | None = None,
-        variants: Sequence[Variant] = (),
-        where: DocumentFilter | None = None,
-        limit: int = 10,
-        fusion: Fusion | None = None,
-        options: SearchOptions | None = None,
-        results: ResultOptions = PLAIN,
-        returned: int | None = None,
-    ) -> SearchHits:
-        """Search in one statement; the vector leg needs the query's `vector` and its `space`.
-
-        `variants` are other wordings, each with its vector where there is a vector leg. `returned` rows come back
-        instead of `limit` where a later stage chooses among them.
-        """
-        wanted = where or DocumentFilter()
-        check_search(owner_id=owner_id, mode=mode, limit=limit, where=wanted)
-        if mode != "text" and (vector is None or space is None):
-            raise ValidationError("vector", f"mode {mode!r} needs the query's vector and its space")
-        statement, values = queries.prepared_search(
-            owner_id=owner_id,
-            query=query if mode != "vector" else None,
-            vector=vector if mode != "text" else None,
-            space=space if mode != "text" else None,
-            variants=variants,
-            where=queries.search_conditions(owner_id, wanted),
-            limit=limit,
-            fusion=fusion,
-            options=options or SearchOptions(),
-            results=results,
-            returned=returned,
-        )
-        return _hits(await (await self._session.connection()).execute(statement, values))
-
-
-def _hits(rows: Result[Any]) -> SearchHits:
-    columns = list(rows.keys())
-    legs = [name.removesuffix("_rank") for name in columns if name.endswith("_rank")]
-    more = tuple(name for name in ("before", "after", "similarities") if name in columns)
-    found = [dict(zip(columns, row, strict=True)) for row in rows]
-    path = found[0]["vector_path"] if found else None
-    return SearchHits((_hit(values, legs, more) for values in found), vector_path=path)
-
-
-def _hit(values: Mapping[str, Any], legs: Sequence[str], more: Sequence[str]) -> SearchHit:
-    return SearchHit(
-        chunk_id=values["id"],
-        leaf_id=values["leaf_id"],
-        document_id=values["document_id"],
-        id_at_origin=values["id_at_origin"],
-        document_name=values["name"],
-        document_type=values["document_type"],
-        document_date=values["document_date"],
-        content=values["content"],
-        context=values["context"],
-        score=values["score"],
-        fused_score=values["score"],
-        legs={
-            name: Leg(values[f"{name}_score"], rank) for name in legs if (rank := values[f"{name}_rank"]) is not None
-        },
-        position=values["position"],
-        start_offset=values["start_offset"],
-        end_offset=values["end_offset"],
-        metadata=values["metadata"],
-        parent_content=values["parent_content"],
-        passages=values.get("passages", 1),
-        **{name: tuple(values[name] or ()) for name in more},
-    )

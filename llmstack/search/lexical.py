@@ -7,6 +7,8 @@ idf = ln(1 + (N - df + 0.5) / (df + 0.5))                    (Robertson and Zara
 from __future__ import annotations
 
 import re
+import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ from sqlalchemy import (
     ColumnElement,
     Float,
     Integer,
+    Select,
     TableValuedAlias,
     Text,
     cast,
@@ -25,9 +28,9 @@ from sqlalchemy import (
     func,
     literal,
     select,
+    true,
 )
-from sqlalchemy.dialects.postgresql import TSQUERY
-from sqlalchemy.types import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, TSQUERY, UUID, array
 
 from ..db.checks import UNSTORABLE
 from ..db.models import TermStatistics
@@ -169,6 +172,29 @@ def owned_rows(corpus: str, owner: ColumnElement[str]) -> ColumnElement[int]:
     lexeme = schema_function("owner_lexeme", owner, type_=Text)
     counted = select(TermStatistics.document_count)
     return counted.where(TermStatistics.corpus == corpus, TermStatistics.lexeme == lexeme).scalar_subquery()
+
+
+def term_counts(model: type[Any], *, owner_id: str, ids: Sequence[uuid.UUID], lexemes: Sequence[str]) -> Select[Any]:
+    """What BM25 is made of: (id, length, context_length, {lexeme: [frequency, frequency in the context]})."""
+    unnested = func.unnest(model.search_vector).table_valued("lexeme", "positions", "weights", name="t")
+    read = unnested.render_derived().lateral()
+    frequency = func.cardinality(cast(read.c.positions, ARRAY(Integer)))
+    in_context = func.cardinality(func.array_positions(cast(read.c.weights, ARRAY(Text)), cast("A", Text)))
+    asked = read.c.lexeme == func.any(cast(list(lexemes), ARRAY(Text)))
+    terms = func.jsonb_object_agg(read.c.lexeme, func.to_jsonb(array([frequency, in_context])))
+    return (
+        select(
+            model.id,
+            func.sum(frequency).label("length"),
+            func.sum(in_context).label("context_length"),
+            terms.filter(asked).label("terms"),
+        )
+        .select_from(model)
+        .join(read, true())
+        .where(model.owner_id == owner_id, model.id == func.any(cast(list(ids), ARRAY(UUID))))
+        .where(read.c.positions.is_not(None))
+        .group_by(model.id)
+    )
 
 
 def single_term(dimension: ColumnElement[int]) -> ColumnElement[Any]:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from llmstack import LLMStack
-from llmstack.documents import DocumentInput, JudgedQuery
-from llmstack.documents.decision import Legs, Tuning, decide
+from llmstack.documents import DocumentInput
 from llmstack.embeddings import Embedder, LocalEmbedder
-from llmstack.search.calibration import TEXT_GRID, best_of
+from llmstack.retrieval import JudgedQuery
+from llmstack.retrieval.tuning.decision import Legs, Tuning, decide
+from llmstack.retrieval.tuning.measures import TEXT_GRID, best_of
 
 from .corpora import Given
 from .quality import OWNER, Collection, _text, _vectors

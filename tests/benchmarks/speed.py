@@ -14,7 +14,8 @@ import numpy as np
 from sqlalchemy import event, text
 
 from llmstack import LLMStack
-from llmstack.documents.records import Mode
+from llmstack.documents import DocumentFilter
+from llmstack.retrieval.hits import Mode
 from llmstack.settings import Settings
 
 from .corpora import Computed, Corpus, Generator, Passage
@@ -249,7 +250,9 @@ async def _narrow(
     stack: LLMStack, owner: str, metadata: dict[str, Any] | None, query: Passage
 ) -> tuple[float, list[int]]:
     started = time.perf_counter()
-    hits = await stack.documents.search(owner_id=owner, query=query.text, mode="vector", limit=LIMIT, metadata=metadata)
+    hits = await stack.documents.search(
+        owner_id=owner, query=query.text, mode="vector", limit=LIMIT, where=DocumentFilter(metadata=metadata)
+    )
     return time.perf_counter() - started, [int(hit.id_at_origin) for hit in hits]
 
 

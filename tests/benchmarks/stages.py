@@ -11,9 +11,9 @@ import numpy as np
 from sqlalchemy import func, update
 
 from llmstack import LLMStack
-from llmstack.documents import ChunkingConfig, Document, DocumentInput, Recency
+from llmstack.documents import ChunkingConfig, Document, DocumentInput
 from llmstack.embeddings import LocalEmbedder
-from llmstack.retrieval import CallableReranker, KeywordExpander
+from llmstack.retrieval import CallableReranker, KeywordExpander, Recency
 
 from .corpora import Given
 from .measures import ndcg, paired_interval, recall

@@ -27,7 +27,16 @@ from document_support import (
 
 from llmstack import LLMStack
 from llmstack.db import copy as copy_module
-from llmstack.documents import Chunk, ChunkEmbedding, ChunkEmbeddingJob, ChunkingConfig, TextNotKept, ingestion, writer
+from llmstack.documents import (
+    Chunk,
+    ChunkEmbedding,
+    ChunkEmbeddingJob,
+    ChunkingConfig,
+    DocumentFilter,
+    TextNotKept,
+    ingestion,
+    writer,
+)
 from llmstack.embeddings import CallableEmbedder
 from llmstack.errors import EmbeddingError
 
@@ -127,7 +136,7 @@ async def test_chunks_that_did_not_change_keep_their_row_and_vector(stack: LLMSt
     assert {content: after[content] for content in before} == before
     assert [content.split()[-1] for content in after] == ["zebra", "birch", "apple", "cedar"]
     assert len(words.texts) == len(set(words.texts)) == 4
-    assert await found(stack, "apple", mode="vector", id_at_origin="it") == ["it"]
+    assert await found(stack, "apple", mode="vector", where=DocumentFilter(id_at_origin="it")) == ["it"]
 
 
 async def test_the_same_text_again_writes_nothing(stack: LLMStack, words: Words) -> None:

@@ -14,16 +14,16 @@ from document_support import MakeStack, Words, add, added, document, paragraphs
 from sqlalchemy import event
 
 from llmstack import LLMStack
-from llmstack.documents import ChunkingConfig, Recency, SearchHits
+from llmstack.documents import ChunkingConfig, DocumentFilter, DocumentHit
 from llmstack.errors import ValidationError
-from llmstack.retrieval import CallableReranker
+from llmstack.retrieval import CallableReranker, Recency, SearchHits
 
 SMALL = ChunkingConfig(chunk_size=40, parent_size=120, overlap=0)
 MODES: list[Any] = ["text", "vector", "hybrid"]
 NOW = dt.datetime.now(dt.UTC)
 
 
-async def search(stack: LLMStack, query: str = "tax", **more: Any) -> SearchHits:
+async def search(stack: LLMStack, query: str = "tax", **more: Any) -> SearchHits[DocumentHit]:
     return await stack.documents.search(**{"owner_id": "acme", "query": query, **more})
 
 
@@ -105,8 +105,8 @@ async def test_one_hit_for_each_document_is_its_best_passage(stack: LLMStack, mo
     every = await search(stack, mode=mode, limit=100)
     assert origins(every).count("long") > 3
     grouped = await search(stack, mode=mode, group_by="document")
-    firsts = {hit.id_at_origin: hit.chunk_id for hit in reversed(every)}
-    assert {hit.id_at_origin: hit.chunk_id for hit in grouped} == firsts
+    firsts = {hit.id_at_origin: hit.id for hit in reversed(every)}
+    assert {hit.id_at_origin: hit.id for hit in grouped} == firsts
     assert len(grouped) == 3
     assert {hit.id_at_origin: hit.passages for hit in grouped} == {
         name: origins(every).count(name) for name in ("long", "short", "other")
@@ -117,21 +117,21 @@ async def test_one_hit_for_each_document_is_its_best_passage(stack: LLMStack, mo
 @pytest.mark.parametrize("mode", MODES)
 async def test_children_are_replaced_by_their_parent(stack: LLMStack, mode: Any) -> None:
     await sections(stack)
-    every = {hit.leaf_id: hit for hit in await search(stack, mode=mode, limit=100)}
+    every = {hit.ranked_id: hit for hit in await search(stack, mode=mode, limit=100)}
     grouped = await search(stack, mode=mode, group_by="parent", limit=100)
     long = await stack.documents.find(owner_id="acme", id_at_origin="long")
     assert long is not None
     parents = {chunk.id: chunk for chunk in await stack.documents.chunks(owner_id="acme", document_id=long.id, level=1)}
     assert parents
     of_long = [hit for hit in grouped if hit.id_at_origin == "long"]
-    assert len({hit.chunk_id for hit in of_long}) == len(of_long) == len(parents)
+    assert len({hit.id for hit in of_long}) == len(of_long) == len(parents)
     for hit in of_long:
-        assert hit.content == parents[hit.chunk_id].content
+        assert hit.content == parents[hit.id].content
         assert (hit.start_offset, hit.end_offset) == (
-            parents[hit.chunk_id].start_offset,
-            parents[hit.chunk_id].end_offset,
+            parents[hit.id].start_offset,
+            parents[hit.id].end_offset,
         )
-        leaf = every[hit.leaf_id]
+        leaf = every[hit.ranked_id]
         assert hit.score == pytest.approx(leaf.score)
         assert leaf.parent_content == hit.content
     assert sum(hit.passages for hit in grouped) == len(every)
@@ -143,7 +143,7 @@ async def test_neighbours_come_along_in_reading_order(stack: LLMStack, number: i
     hits = await search(stack, "cedar", mode="text", neighbours=number, limit=50)
     assert hits
     for hit in hits:
-        around = await stack.documents.neighbours(owner_id="acme", chunk_id=hit.chunk_id, before=number, after=number)
+        around = await stack.documents.neighbours(owner_id="acme", chunk_id=hit.id, before=number, after=number)
         contents = [chunk.content for chunk in around]
         place = contents.index(hit.content)
         assert hit.before == tuple(contents[:place])
@@ -181,7 +181,7 @@ async def test_all_of_it_is_still_one_statement(stack: LLMStack) -> None:
         "group_by": "parent",
         "neighbours": 2,
         "diversity": 0.3,
-        "metadata": {"$not": {"draft": True}},
+        "where": DocumentFilter(metadata={"$not": {"draft": True}}),
     }
     await search(stack, **asked)
     engine = stack.database.engine.sync_engine

@@ -100,7 +100,7 @@ async def test_metadata_may_speak_of_escapes(stack: LLMStack) -> None:
     assert result.document is not None
     stored = await stack.documents.get(owner_id="acme", document_id=result.document.id)
     assert stored.metadata_ == metadata
-    assert await found(stack, "words", mode="text", metadata={"a": "\\u0000"}) == ["it"]
+    assert await found(stack, "words", mode="text", where=DocumentFilter(metadata={"a": "\\u0000"})) == ["it"]
 
 
 async def test_a_text_is_bounded_by_its_bytes(make_stack: MakeStack) -> None:
@@ -216,7 +216,7 @@ async def test_every_verb_refuses_a_bad_owner_and_a_bad_id(stack: LLMStack) -> N
             documents.statistics(owner_id=owner),
             documents.purge(owner_id=owner),
             documents.neighbours(owner_id=owner, chunk_id=id_),
-            documents.delete_many(owner_id=owner, document_ids=[id_]),
+            documents.delete_many(owner_id=owner, where=DocumentFilter(document_ids=[id_])),
         ):
             with pytest.raises(ValidationError, match="owner_id"):
                 await work
@@ -253,7 +253,7 @@ async def test_a_filter_with_bad_values_is_refused_by_its_name(stack: LLMStack) 
     for field, given in cases:
         for work in (
             stack.documents.list(owner_id="acme", where=DocumentFilter(**given)),
-            stack.documents.search(owner_id="acme", query="words", **given),
+            stack.documents.search(owner_id="acme", query="words", where=DocumentFilter(**given)),
             stack.documents.delete_many(owner_id="acme", where=DocumentFilter(**given)),
         ):
             with pytest.raises(ValidationError) as refused:
@@ -287,7 +287,8 @@ async def test_other_bad_arguments_are_refused_by_their_name(stack: LLMStack) ->
 
 async def test_nothing_is_embedded_for_a_search_that_is_refused(stack: LLMStack, words: Words) -> None:
     bad: list[dict[str, Any]] = [
-        {"limit": 0}, {"owner_id": ""}, {"mode": "magic"}, {"metadata": {"$or": []}}, {"query": ""},
+        {"limit": 0}, {"owner_id": ""}, {"mode": "magic"}, {"query": ""}, {"group_by": "chapter"},
+        {"where": DocumentFilter(metadata={"$or": []})}, {"where": {"metadata": {"a": 1}}},
     ]  # fmt: skip
     for given in bad:
         with pytest.raises(ValidationError):

@@ -14,11 +14,12 @@ from sqlalchemy import func, select, text, update
 
 from llmstack import LLMStack
 from llmstack.db import CorpusStatistics, Database, migrate
-from llmstack.documents import CalibrationNotFound, Chunk, DocumentInput, JudgedQuery
+from llmstack.documents import Chunk, DocumentInput
 from llmstack.embeddings import CallableEmbedder
 from llmstack.errors import Conflict, ValidationError
+from llmstack.retrieval import CalibrationNotFound, JudgedQuery
+from llmstack.retrieval.tuning.measures import ALPHAS, TextSettings, fused, ndcg
 from llmstack.search import Weighted
-from llmstack.search.calibration import ALPHAS, TextSettings, fused, ndcg
 from llmstack.settings import Settings
 
 COUNT = 60
@@ -64,8 +65,8 @@ async def quality(stack: LLMStack, numbers: Sequence[int], alpha: float) -> floa
     total = 0.0
     for number in numbers:
         hits = await stack.documents.search(owner_id="acme", query=f"subject{number}", fusion=Weighted(alpha=alpha))
-        units = {hit.chunk_id: hit.id_at_origin for hit in hits}
-        total += ndcg([hit.chunk_id for hit in hits], units, {str(number): 1.0})
+        units = {hit.id: hit.id_at_origin for hit in hits}
+        total += ndcg([hit.id for hit in hits], units, {str(number): 1.0})
     return total / len(numbers)
 
 
@@ -204,7 +205,7 @@ async def test_the_ranking_of_every_alpha_is_that_of_the_statement(make_stack: M
     for one, legs in zip(queries, found, strict=True):
         for alpha, ranked in zip(ALPHAS, fused(legs.text, legs.vector, ALPHAS), strict=True):
             hits = await stack.documents.search(owner_id="acme", query=one.query, alpha=alpha, limit=200)
-            scores = {hit.chunk_id: hit.score for hit in hits}
+            scores = {hit.id: hit.score for hit in hits}
             assert sorted(scores) == sorted(ranked)
             # Sums in another order may part what is equal but for the last digit.
             assert [scores[key] for key in ranked] == pytest.approx([hit.score for hit in hits], abs=1e-12)
@@ -337,7 +338,7 @@ async def test_chunks_can_be_judged_and_absent_ones_are_only_never_found(noisy: 
     queries = []
     for one in judged(range(25)):
         hits = await noisy.documents.search(owner_id="acme", query=one.query, mode="text", limit=1)
-        queries.append(JudgedQuery(owner_id="acme", query=one.query, relevant={hits[0].chunk_id: 2, uuid.uuid4(): 1}))
+        queries.append(JudgedQuery(owner_id="acme", query=one.query, relevant={hits[0].id: 2, uuid.uuid4(): 1}))
     found = await noisy.documents.calibrate(queries, tune_text=False)
     assert found.after.alpha is not None
     assert found.after.alpha < 0.5

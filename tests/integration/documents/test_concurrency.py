@@ -73,7 +73,7 @@ class Reader:
     async def neighbours(self) -> None:
         (hit,) = await self.documents.search(owner_id="acme", query='"a shared passage"', mode="text")
         # Its row is kept from version to version, so its neighbours must be of one.
-        shown = await self.documents.neighbours(owner_id="acme", chunk_id=hit.chunk_id, before=9, after=9)
+        shown = await self.documents.neighbours(owner_id="acme", chunk_id=hit.id, before=9, after=9)
         assert "\n".join(chunk.content for chunk in shown) in self.versions
 
     async def statistics(self) -> None:

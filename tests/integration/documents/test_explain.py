@@ -8,12 +8,13 @@ import pytest
 from document_support import add, added, document
 
 from llmstack import LLMStack
-from llmstack.documents import SearchHits
+from llmstack.documents import DocumentFilter, DocumentHit
+from llmstack.retrieval import SearchHits
 from llmstack.search import RRF
 from llmstack.settings import Settings
 
 
-async def explained(stack: LLMStack, query: str, **more: object) -> SearchHits:
+async def explained(stack: LLMStack, query: str, **more: object) -> SearchHits[DocumentHit]:
     return await stack.documents.search(owner_id="acme", query=query, explain=True, **more)  # type: ignore[arg-type]
 
 
@@ -77,7 +78,8 @@ async def test_mode_space_fusion_settings_and_timings_are_told(stack: LLMStack) 
 @pytest.mark.parametrize("mode", ["text", "vector", "hybrid"])
 async def test_the_plan_names_what_was_scanned(stack: LLMStack, mode: str) -> None:
     await corpus(stack)
-    explanation = (await explained(stack, "tax -levy", mode=mode, metadata={"$not": {"a": 1}})).explanation
+    where = DocumentFilter(metadata={"$not": {"a": 1}})
+    explanation = (await explained(stack, "tax -levy", mode=mode, where=where)).explanation
     assert explanation is not None
     relations = {step.relation for step in explanation.plan}
     assert any(name.startswith("chunk_embeddings") for name in relations) == (mode != "text")
@@ -92,7 +94,7 @@ async def test_the_order_is_the_same_with_and_without(stack: LLMStack) -> None:
     await corpus(stack)
     plain = await stack.documents.search(owner_id="acme", query="levy tax", group_by="parent", diversity=0.2)
     told = await explained(stack, "levy tax", group_by="parent", diversity=0.2)
-    assert [(hit.chunk_id, hit.score) for hit in told] == [(hit.chunk_id, hit.score) for hit in plain]
+    assert [(hit.id, hit.score) for hit in told] == [(hit.id, hit.score) for hit in plain]
     assert plain.explanation is None
 
 

@@ -112,7 +112,7 @@ async def test_purging_takes_everything_of_the_deleted_and_nothing_else(stack: L
 
 async def test_purging_knows_how_long_ago_a_document_was_deleted(stack: LLMStack) -> None:
     old, new = [id_of(await add(stack, origin)) for origin in ("old", "new")]
-    await stack.documents.delete_many(owner_id="acme", document_ids=[old, new])
+    await stack.documents.delete_many(owner_id="acme", where=DocumentFilter(document_ids=[old, new]))
     async with stack.service.session() as session:
         statement = "UPDATE llmstack.documents SET deleted_at = now() - interval '3 days' WHERE id = :id"
         await session.execute(text(statement), {"id": old})
@@ -135,9 +135,11 @@ async def test_many_are_deleted_by_id_or_by_filter(stack: LLMStack) -> None:
     await add(stack, "d0", owner_id="umbrella", metadata={"n": 0})
     ids = [id_of(result) for result in results]
     documents = stack.documents
-    assert await documents.delete_many(owner_id="acme", document_ids=[*ids[:2], uuid.uuid4()]) == 2
-    assert await documents.delete_many(owner_id="acme", document_ids=ids[:3]) == 1
-    assert await documents.delete_many(owner_id="acme", document_ids=[]) == 0
+    assert (
+        await documents.delete_many(owner_id="acme", where=DocumentFilter(document_ids=[*ids[:2], uuid.uuid4()])) == 2
+    )
+    assert await documents.delete_many(owner_id="acme", where=DocumentFilter(document_ids=ids[:3])) == 1
+    assert await documents.delete_many(owner_id="acme", where=DocumentFilter(document_ids=[])) == 0
     where = DocumentFilter(metadata={"n": {"$lt": 5}})
     assert await documents.delete_many(owner_id="acme", where=where) == 2
     assert await found(stack, "words", mode="text") == ["d5", "d6", "d7", "d8", "d9"]
@@ -146,19 +148,17 @@ async def test_many_are_deleted_by_id_or_by_filter(stack: LLMStack) -> None:
 
 async def test_a_filter_that_asks_for_nothing_deletes_nothing(stack: LLMStack) -> None:
     await add(stack, "it")
-    empty: list[dict[str, Any]] = [
-        {},
-        {"where": DocumentFilter()},
-        {"where": DocumentFilter(metadata={})},
-        {"where": DocumentFilter(metadata={"$and": []})},
-        {"where": DocumentFilter(metadata={"$and": [{}]})},
-        {"where": DocumentFilter(metadata={"$or": [{}]})},
-        {"where": DocumentFilter(metadata={"$not": {"$not": {}}})},
-        {"where": DocumentFilter(id_at_origin="it"), "document_ids": []},
+    empty = [
+        DocumentFilter(),
+        DocumentFilter(metadata={}),
+        DocumentFilter(metadata={"$and": []}),
+        DocumentFilter(metadata={"$and": [{}]}),
+        DocumentFilter(metadata={"$or": [{}]}),
+        DocumentFilter(metadata={"$not": {"$not": {}}}),
     ]
-    for given in empty:
+    for where in empty:
         with pytest.raises(ValidationError):
-            await stack.documents.delete_many(owner_id="acme", **given)
+            await stack.documents.delete_many(owner_id="acme", where=where)
     assert (await stack.documents.list(owner_id="acme")).total == 1
 
 

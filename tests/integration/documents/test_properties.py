@@ -324,7 +324,8 @@ class Play:
             assert await found(self.stack, word, mode="text", owner_id=owner_id) == holders
             assert await found(self.stack, word, mode="vector", owner_id=owner_id) == sorted(living)
         few = sorted(origin for origin, known in living.items() if known.metadata["n"] < 2)
-        found_few = await found(self.stack, " ".join(VOCABULARY), owner_id=owner_id, metadata={"n": {"$lt": 2}})
+        under_two = DocumentFilter(metadata={"n": {"$lt": 2}})
+        found_few = await found(self.stack, " ".join(VOCABULARY), owner_id=owner_id, where=under_two)
         assert found_few == few
 
 

@@ -63,7 +63,7 @@ async def test_another_owners_document_is_as_good_as_absent(stack: LLMStack) -> 
         seen += [
             await documents.find(owner_id=owner_id, id_at_origin="it"),
             await documents.delete(owner_id=owner_id, document_id=document_id),
-            await documents.delete_many(owner_id=owner_id, document_ids=[document_id]),
+            await documents.delete_many(owner_id=owner_id, where=DocumentFilter(document_ids=[document_id])),
             await documents.restore(owner_id=owner_id, document_id=document_id),
             await documents.purge(owner_id=owner_id),
             (await documents.list(owner_id=owner_id)).total,
@@ -156,7 +156,7 @@ async def test_a_list_shows_what_its_filter_asks_for(stack: LLMStack) -> None:
         page = await stack.documents.list(owner_id="acme", where=where, order_by="name", descending=False)
         assert "".join(item.id_at_origin for item in page.items) == wanted, given
         assert page.total == len(wanted)
-        assert "".join(await found(stack, "words", **given)) == wanted, given
+        assert "".join(await found(stack, "words", where=where)) == wanted, given
 
 
 async def test_filters_take_more_values_than_a_statement_takes_parameters(stack: LLMStack) -> None:
@@ -243,8 +243,8 @@ async def test_metadata_is_merged_or_replaced_and_filters_see_it_at_once(stack: 
     assert merged.metadata_ == {"team": "hr", "year": 2, "tags": ["x"]}
     assert merged.updated_at > result.document.updated_at
     assert words.calls == calls
-    assert await found(stack, "words", mode="text", metadata={"year": 2}) == ["it"]
-    assert await found(stack, "words", mode="text", metadata={"year": 1}) == []
+    assert await found(stack, "words", mode="text", where=DocumentFilter(metadata={"year": 2})) == ["it"]
+    assert await found(stack, "words", mode="text", where=DocumentFilter(metadata={"year": 1})) == []
     replaced = await stack.documents.update_metadata(**key, metadata={"only": None}, replace=True)
     assert replaced.metadata_ == {"only": None}
     assert (await stack.documents.get(**key)).metadata_ == {"only": None}
@@ -383,4 +383,4 @@ async def test_search_finds_what_is_dated_from_and_to_and_nothing_else(stack: LL
     ]
     for mode in ("text", "vector", "hybrid"):
         for dates, origins in expected:
-            assert await found(stack, "words", mode=mode, **dates) == origins, (mode, dates)
+            assert await found(stack, "words", mode=mode, where=DocumentFilter(**dates)) == origins, (mode, dates)

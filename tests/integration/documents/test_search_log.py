@@ -15,9 +15,11 @@ from sqlalchemy import func, select, text
 
 from llmstack import LLMStack
 from llmstack.db import Database, LoggedSearch, SearchFeedback, migrate
-from llmstack.documents import DocumentFilter, JudgedQuery, SearchNotFound, search_log
-from llmstack.documents.feedback import FeedbackRepository
+from llmstack.documents import DOCUMENTS, DocumentFilter
 from llmstack.errors import ValidationError
+from llmstack.retrieval import JudgedQuery, SearchNotFound
+from llmstack.retrieval.tuning import search_log
+from llmstack.retrieval.tuning.feedback import FeedbackRepository
 from llmstack.settings import Settings
 
 MARKER = "quagga"
@@ -51,15 +53,15 @@ async def test_nothing_is_logged_unless_it_is_asked_for(stack: LLMStack) -> None
 
 
 async def test_a_search_is_read_back_with_what_it_found_and_how(logging_stack: LLMStack) -> None:
-    where: dict[str, Any] = {"metadata": {"team": "hr", "n": {"$in": {1}}}, "document_type": "text"}
-    await search(logging_stack, "nothing", **where)
+    where = DocumentFilter(metadata={"team": "hr", "n": {"$in": {1}}}, document_type="text")
+    await search(logging_stack, "nothing", where=where)
     hits = await logging_stack.documents.search(owner_id="acme", query="kettle number2", limit=3)
     page = await logging_stack.documents.searches(owner_id="acme")
     assert page.total == 2
     newest, oldest = page.items
     assert newest.id == hits.search_id
     assert (newest.query, newest.mode, newest.limit, newest.vector_path) == ("kettle number2", "hybrid", 3, "exact")
-    assert [hit.chunk_id for hit in newest.hits] == [hit.chunk_id for hit in hits]
+    assert [hit.row_id for hit in newest.hits] == [hit.id for hit in hits]
     assert [hit.score for hit in newest.hits] == [hit.score for hit in hits]
     assert newest.hits[0].ranks == {leg: place.rank for leg, place in hits[0].legs.items()}
     assert newest.elapsed_ms > 0
@@ -99,10 +101,10 @@ async def test_feedback_is_read_back_and_a_later_grade_replaces_it(logging_stack
     assert hits.search_id is not None
     record = logging_stack.documents.record_feedback
     # The search is still in the queue.
-    assert await record(owner_id="acme", search_id=hits.search_id, grades={hits[0].chunk_id: 2, "d1": 0.5}) == 2
-    assert await record(owner_id="acme", search_id=str(hits.search_id), grades={str(hits[0].chunk_id): 0}) == 1
+    assert await record(owner_id="acme", search_id=hits.search_id, grades={hits[0].id: 2, "d1": 0.5}) == 2
+    assert await record(owner_id="acme", search_id=str(hits.search_id), grades={str(hits[0].id): 0}) == 1
     page = await logging_stack.documents.feedback(owner_id="acme")
-    graded = {one.id_at_origin: one.grade for one in page.items}
+    graded = {one.unit: one.grade for one in page.items}
     assert graded == {hits[0].id_at_origin: 0.0, **({"d1": 0.5} if hits[0].id_at_origin != "d1" else {})}
     assert page.items[0].query == "kettle"
     (logged,) = (await logging_stack.documents.searches(owner_id="acme")).items
@@ -118,7 +120,7 @@ async def test_pages_of_feedback_follow_one_another(logging_stack: LLMStack) -> 
     found, cursor = [], None
     while True:
         page = await logging_stack.documents.feedback(owner_id="acme", limit=4, cursor=cursor)
-        found += [(one.search_id, one.chunk_id) for one in page.items]
+        found += [(one.search_id, one.row_id) for one in page.items]
         cursor = page.cursor
         if cursor is None:
             break
@@ -167,7 +169,7 @@ async def test_a_grade_that_means_nothing_is_refused(logging_stack: LLMStack, gr
 async def test_one_hit_is_not_graded_twice_at_once(logging_stack: LLMStack) -> None:
     hits = await logging_stack.documents.search(owner_id="acme", query="kettle")
     assert hits.search_id is not None
-    grades: Any = {hits[0].chunk_id: 1, hits[0].id_at_origin: 0}
+    grades: Any = {hits[0].id: 1, hits[0].id_at_origin: 0}
     with pytest.raises(ValidationError, match="name the same hit"):
         await logging_stack.documents.record_feedback(owner_id="acme", search_id=hits.search_id, grades=grades)
 
@@ -177,21 +179,21 @@ async def test_a_judgement_survives_the_chunk_and_goes_with_its_search(logging_s
     await logging_stack.documents.record_feedback(owner_id="acme", search_id=key, grades={"d0": 3})
     await add(logging_stack, "d0", "kettle of another kind")
     (kept,) = (await logging_stack.documents.feedback(owner_id="acme")).items
-    assert (kept.id_at_origin, kept.grade) == ("d0", 3.0)
+    assert (kept.unit, kept.grade) == ("d0", 3.0)
     assert await logging_stack.documents.purge_search_log() == 1
     assert await rows(logging_stack, SearchFeedback) == 0
 
 
 async def judged(stack: LLMStack, owner_id: str | None = None) -> list[JudgedQuery]:
     async with stack.service.session() as session:
-        return list(await FeedbackRepository(session).judged(owner_id=owner_id))
+        return list(await FeedbackRepository(session, DOCUMENTS).judged(owner_id=owner_id))
 
 
 async def test_feedback_becomes_judged_queries_in_which_the_last_grade_counts(logging_stack: LLMStack) -> None:
     record = logging_stack.documents.record_feedback
     await add(logging_stack, "theirs", "kettle", owner_id="ben")
     first, second = await search(logging_stack), await search(logging_stack)
-    filtered = await search(logging_stack, document_type="unknown")
+    filtered = await search(logging_stack, where=DocumentFilter(document_type="unknown"))
     theirs = await search(logging_stack, owner_id="ben")
     await record(owner_id="acme", search_id=first, grades={"d0": 2, "d1": 1})
     await record(owner_id="acme", search_id=second, grades={"d0": 0, "d2": 1})

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import event, text
 
 from llmstack import LLMStack
-from llmstack.documents import SearchHit
+from llmstack.documents import DocumentHit
 from llmstack.embeddings import CallableEmbedder, Embedder
 from llmstack.settings import Settings
 
@@ -82,7 +82,7 @@ async def add(stack: LLMStack, content: str, **more: Any) -> Any:
 
 async def found(stack: LLMStack, *, mode: Any = "vector", query: str = "which", limit: int = 10) -> list[str]:
     """The origins of what is found, best first."""
-    hits: Sequence[SearchHit] = await stack.documents.search(owner_id="acme", query=query, mode=mode, limit=limit)
+    hits: Sequence[DocumentHit] = await stack.documents.search(owner_id="acme", query=query, mode=mode, limit=limit)
     return [hit.id_at_origin for hit in hits]
 
 

@@ -9,8 +9,8 @@ from sqlalchemy import text, update
 from sqlalchemy.dialects.postgresql import asyncpg
 
 from llmstack.db import Service
+from llmstack.documents import DOCUMENTS
 from llmstack.documents.models import CORPUS, Chunk
-from llmstack.documents.queries import vector_source
 from llmstack.embeddings import EmbeddingSpace, Space
 from llmstack.search import SearchOptions, hybrid
 
@@ -59,7 +59,7 @@ def search_of(space: EmbeddingSpace, vector: Any, *, owner_id: str = "acme", **g
         corpus=CORPUS,
         owner_id=owner_id,
         vector=list(map(float, vector)),
-        source=vector_source(Space.of(space)),
+        source=DOCUMENTS.source(Space.of(space)),
         options=options,
         **given,
     )

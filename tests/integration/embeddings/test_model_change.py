@@ -15,10 +15,11 @@ from llmstack import LLMStack
 from llmstack.db import Database
 from llmstack.db.migrate import apply_grants
 from llmstack.db.schemas import quote
-from llmstack.documents import JudgedQuery, calibration
 from llmstack.embeddings import Retirement, SpaceNotFound
 from llmstack.embeddings.recall import Recall
 from llmstack.errors import ConfigurationError, Conflict, DatabaseError, ValidationError
+from llmstack.retrieval import JudgedQuery
+from llmstack.retrieval.tuning import calibration
 from llmstack.settings import Settings
 from llmstack.testing import servers
 

@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import insert, select
 
 from llmstack.db import Service
+from llmstack.documents import DOCUMENTS
 from llmstack.documents.models import Chunk, ChunkEmbedding, Document
-from llmstack.documents.queries import vector_source
 from llmstack.embeddings import EmbeddingSpace, Space
 from llmstack.search import RRF, VectorSource, hybrid, refresh_statistics
 from llmstack.search.fusion import Fusion
@@ -124,7 +124,7 @@ async def search(
 ) -> Any:
     """The rows of one search among the chunks."""
     if space is not None:
-        source = vector_source(space)
+        source = DOCUMENTS.source(space)
     statement = hybrid(Chunk, corpus=CORPUS, owner_id=owner_id, source=source, languages=languages, **arguments)
     async with service.single_statements() as session:
         return (await session.execute(statement)).all()

@@ -13,8 +13,8 @@ from search_support import Passage, add_passages, add_space, contents_of, refres
 from sqlalchemy import select, update
 
 from llmstack.db import Service
+from llmstack.documents import DOCUMENTS
 from llmstack.documents.models import Chunk, Document
-from llmstack.documents.queries import spoken_languages
 from llmstack.embeddings import Space
 from llmstack.errors import ValidationError
 from llmstack.search import SearchOptions, VectorSource
@@ -170,7 +170,7 @@ async def test_one_query_is_read_in_each_language_of_a_mixed_corpus(llmstack_ser
 
 async def test_languages_may_come_from_the_database_itself(llmstack_service: Service) -> None:
     await add_passages(llmstack_service, SPOKEN)
-    rows = await found(llmstack_service, query="house Haus", languages=spoken_languages("acme"))
+    rows = await found(llmstack_service, query="house Haus", languages=DOCUMENTS.spoken("acme"))
     assert set(rows) == {SPOKEN[0].content, SPOKEN[1].content}
 
 

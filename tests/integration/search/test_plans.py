@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
 from search_support import CORPUS
-from sqlalchemy import select, text
+from sqlalchemy import ColumnElement, select, text
 from sqlalchemy.dialects.postgresql import asyncpg
 
+from llmstack import documents
 from llmstack.db import Service
-from llmstack.documents import queries
+from llmstack.documents import DocumentFilter
 from llmstack.documents.models import Chunk
-from llmstack.documents.queries import DocumentFilter, search_conditions
-from llmstack.documents.results import PLAIN
 from llmstack.embeddings import EmbeddingSpace, Space
 from llmstack.embeddings.index import SpaceIndex
+from llmstack.retrieval import Search
+from llmstack.retrieval.hits import Mode
+from llmstack.retrieval.shape import Shape
+from llmstack.retrieval.statements import prepare
 from llmstack.search import SearchOptions, refresh_statistics
 from llmstack.testing import servers
 
@@ -100,21 +103,27 @@ async def service(llmstack_server_url: str, corpus: str) -> AsyncIterator[Servic
         yield database.service()
 
 
-async def plan_of(service: Service, owner_id: str, *, exact_rows: int = 1000, **arguments: Any) -> Any:
+async def plan_of(
+    service: Service,
+    owner_id: str,
+    *,
+    query: str | None = None,
+    vector: list[float] | None = None,
+    where: Sequence[ColumnElement[bool]] = (),
+    exact_rows: int = 1000,
+) -> Any:
     """The executed plan of the statement that `stack.documents.search` sends."""
     async with service.session() as session:
         space = Space.of((await session.scalars(select(EmbeddingSpace))).one())
-        asked: dict[str, Any] = {"query": None, "vector": None, "limit": 10, "fusion": None, "results": PLAIN}
-        statement = queries.search(
-            owner_id=owner_id,
-            space=space if "vector" in arguments else None,
-            options=SearchOptions(exact_rows=exact_rows),
-            **{**asked, **arguments},
-        )
-        compiled = statement.compile(dialect=asyncpg.dialect())  # type: ignore[no-untyped-call]
+        search: Search[DocumentFilter] = Search(owner_id=owner_id, query=query or QUERY)
+        mode: Mode = "vector" if query is None else "text" if vector is None else "hybrid"
+        shape = Shape.of(search, mode=mode, space=space, options=SearchOptions(exact_rows=exact_rows))
+        prepared = prepare(documents.DOCUMENTS, search, shape, where=where, vector=vector)
+        compiled = prepared.statement.compile(dialect=asyncpg.dialect())  # type: ignore[no-untyped-call]
         connection = (await (await session.connection()).get_raw_connection()).driver_connection
         assert connection is not None
-        given = (compiled.params[name] for name in compiled.positiontup or ())
+        known = {**compiled.params, **prepared.values}
+        given = (known[name] for name in compiled.positiontup or ())
         values = [json.dumps(value) if isinstance(value, dict) else value for value in given]
         found = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {compiled}", *values)
         return found[0]["Plan"]
@@ -232,9 +241,7 @@ MODES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("owner", [BIG, SMALL])
 async def test_nothing_scans_a_whole_table(service: Service, owner: str, mode: str, wanted: str) -> None:
-    plan = await plan_of(
-        service, owner, exact_rows=10_000, where=search_conditions(owner, FILTERS[wanted]), **MODES[mode]
-    )
+    plan = await plan_of(service, owner, exact_rows=10_000, where=FILTERS[wanted].conditions(owner), **MODES[mode])
     read = scanned(plan)
     # An owner's rows may be most of their partition, which is then read as it is; never a second one.
     partitions = [name for name in read if name.startswith("chunk_embeddings")]

@@ -18,9 +18,9 @@ from wire_support import counting_round_trips
 from llmstack.db import Database, Service
 from llmstack.db.models import CorpusStatistics, TermStatistics
 from llmstack.db.schemas import schema_function
+from llmstack.documents import DOCUMENTS
 from llmstack.documents.embedding import EMBEDDED
 from llmstack.documents.models import Chunk
-from llmstack.documents.queries import vector_source
 from llmstack.embeddings import CallableEmbedder, EmbeddingService, Space
 from llmstack.search import SearchOptions, hybrid
 from llmstack.settings import Settings
@@ -66,7 +66,7 @@ class World:
             corpus=CORPUS,
             owner_id=owner_id,
             vector=TARGET,
-            source=vector_source(self.space),
+            source=DOCUMENTS.source(self.space),
             languages=("simple",),
             options=options,
             **arguments,
@@ -271,7 +271,7 @@ async def test_the_settings_of_a_search_end_with_its_transaction(world: World) -
         corpus=CORPUS,
         owner_id="acme",
         vector=TARGET,
-        source=vector_source(world.space),
+        source=DOCUMENTS.source(world.space),
         options=options,
     )
     read = text("SELECT " + ", ".join(f"current_setting('{name}')" for name in names))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from llmstack.search.calibration import (
+from llmstack.retrieval.tuning.measures import (
     ALPHAS,
     DEFAULT_ALPHA,
     Choice,

@@ -8,36 +8,37 @@ import dataclasses
 import datetime as dt
 import math
 import uuid
-from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ..db.checks import MAX_LIMIT, check_owner, check_text
-from ..db.database import Service
-from ..db.locks import lock_key
-from ..db.models import CorpusStatistics, StoredCalibration
-from ..db.translate import translating
-from ..embeddings import EmbeddingService, Space
-from ..errors import Conflict, ValidationError
-from ..search import SearchOptions
-from ..search.calibration import TermCounts
-from ..search.evidence import term_counts
-from ..search.reweigh import begin_statistics
-from ..settings import Settings
+from ...db.checks import MAX_LIMIT, check_owner, check_text
+from ...db.database import Service
+from ...db.locks import lock_key
+from ...db.models import CorpusStatistics, StoredCalibration
+from ...db.translate import translating
+from ...embeddings import EmbeddingService, Space
+from ...errors import Conflict, ValidationError
+from ...search.lexical import term_counts
+from ...search.reweigh import begin_statistics
+from ...settings import Settings
+from ..corpus import Corpus
+from ..errors import CalibrationNotFound
+from ..explain import read_terms
+from ..hits import SearchHits
+from ..request import Search
+from ..statements import search_in
 from .decision import Legs, Tuning, decide
-from .errors import CalibrationNotFound
-from .explain import read_terms
 from .feedback import FeedbackRepository, JudgedQuery, Key, check_grade
-from .freshness import StatisticsKeeper
-from .models import CORPUS, Chunk
-from .records import SearchHits
-from .repository import DocumentRepository
+from .measures import TermCounts
+from .statistics import StatisticsKeeper
 
 POOL = 4
 """Rows of the text leg that other parameters may lift, in multiples of what a search looks at."""
 QUERIES_EMBEDDED_AT_ONCE = 256
+"""So many vectors are held before they are used; the embedder cuts its own batches of them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,7 @@ def _relevant(one: JudgedQuery) -> dict[Key, float]:
     if not check_text("query", one.query).strip():
         raise ValidationError("query", "it is empty")
     if not isinstance(one.relevant, Mapping):
-        raise ValidationError("relevant", "it is a mapping of id_at_origin or chunk UUID to a grade")
+        raise ValidationError("relevant", "it is a mapping of units, or of UUIDs of rows, to grades")
     graded = {_key(key): check_grade(grade) for key, grade in one.relevant.items()}
     if not any(graded.values()):
         raise ValidationError("relevant", f"nothing is relevant for the query {one.query!r:.60}")
@@ -89,11 +90,17 @@ def _relevant(one: JudgedQuery) -> dict[Key, float]:
 
 
 class Calibrator:
-    """Runs, stores, lists and undoes the calibrations of the documents of one schema."""
+    """Runs, stores, lists and undoes the calibrations of one corpus."""
 
     def __init__(
-        self, service: Service, embeddings: EmbeddingService, settings: Settings, statistics: StatisticsKeeper
+        self,
+        corpus: Corpus[Any, Any],
+        service: Service,
+        embeddings: EmbeddingService,
+        settings: Settings,
+        statistics: StatisticsKeeper,
     ) -> None:
+        self._corpus = corpus
         self._service = service
         self._embeddings = embeddings
         self._settings = settings
@@ -115,7 +122,7 @@ class Calibrator:
             raise ValidationError("owner_id", "it chooses recorded feedback; judged queries name their owners")
         source = "feedback" if judged is None else "given"
         if judged is None:
-            judged = await self._service.read(lambda session: FeedbackRepository(session).judged(owner_id=owner_id))
+            judged = await self._service.read(self._feedback(owner_id))
         queries = check_judged(judged, minimum=minimum)
         async with self._alone():
             before, average_length = await self._current()
@@ -134,6 +141,9 @@ class Calibrator:
                 await self._statistics.rewrite()
         return stored
 
+    def _feedback(self, owner_id: str | None) -> Callable[[AsyncSession], Awaitable[Sequence[JudgedQuery]]]:
+        return lambda session: FeedbackRepository(session, self._corpus).judged(owner_id=owner_id)
+
     async def legs(self, queries: Sequence[JudgedQuery], *, tune_text: bool) -> list[Legs]:
         """What both legs return for each query, one query at a time, each statement a transaction of its own."""
         space, vectors = await self._vectors(queries)
@@ -144,7 +154,7 @@ class Calibrator:
         return found
 
     async def _vectors(self, queries: Sequence[JudgedQuery]) -> tuple[Space | None, list[list[float] | None]]:
-        if self._embeddings.embedder is None:
+        if self._embeddings.embedder is None or self._corpus.vectors is None:
             return None, [None] * len(queries)
         # One space for all, whatever is cut over meanwhile.
         space = await self._embeddings.space()
@@ -165,19 +175,19 @@ class Calibrator:
     ) -> Legs:
         candidates = self._settings.search_candidates
         text = await self._search(session, one, None, None, rows=candidates)
-        nearest = SearchHits() if vector is None else await self._search(session, one, vector, space, rows=candidates)
+        nearest = [] if vector is None else await self._search(session, one, vector, space, rows=candidates)
         judged = [*text, *nearest]
         pool: Sequence[TermCounts] = ()
         if tune_text:
             lifted = await self._search(session, one, None, None, rows=POOL * candidates)
             judged += lifted
-            pool = await self._counts(session, one, [hit.chunk_id for hit in lifted])
+            pool = await self._counts(session, one, [hit.id for hit in lifted])
         relevant: dict[Hashable, float] = {key: grade for key, grade in one.relevant.items()}  # noqa: C416
         return Legs(
             relevant=relevant,
-            units={hit.chunk_id: hit.chunk_id if hit.chunk_id in relevant else hit.id_at_origin for hit in judged},
-            text={hit.chunk_id: hit.legs["text"].score for hit in text},
-            vector={hit.chunk_id: hit.legs["vector"].score for hit in nearest},
+            units={hit.id: hit.id if hit.id in relevant else str(getattr(hit, self._corpus.unit)) for hit in judged},
+            text={hit.id: hit.legs["text"].score for hit in text},
+            vector={hit.id: hit.legs["vector"].score for hit in nearest},
             pool=pool,
         )
 
@@ -189,55 +199,52 @@ class Calibrator:
         space: Space | None,
         *,
         rows: int,
-    ) -> SearchHits:
+    ) -> SearchHits[Any]:
         """The best rows of one leg, the vector's where there is a vector."""
         rows = min(rows, MAX_LIMIT)
-        return await DocumentRepository(session, settings=self._settings).search(
+        search: Search[Any] = Search(
             owner_id=one.owner_id,
             query=one.query,
             mode="text" if vector is None else "vector",
-            vector=vector,
-            space=space,
             where=one.where,
             limit=rows,
-            options=SearchOptions(
-                candidates=rows,
-                budget=self._settings.lexical_budget,
-                exact_rows=self._settings.exact_rows,
-                ef_search=self._settings.ef_search,
-                operators=one.operators,
-            ),
+            candidates=rows,
+            operators=one.operators,
         )
+        return await search_in(session, self._corpus, search, vector=vector, space=space, settings=self._settings)
 
     async def _counts(self, session: AsyncSession, one: JudgedQuery, ids: Sequence[uuid.UUID]) -> list[TermCounts]:
-        options = SearchOptions(operators=one.operators)
-        terms = await read_terms(session, owner_id=one.owner_id, query=one.query, options=options, limit=1)
+        search: Search[Any] = Search(owner_id=one.owner_id, query=one.query, limit=1, operators=one.operators)
+        terms = await read_terms(session, self._corpus, search, search.options(self._settings))
         weights = {term.lexeme: term.idf * term.frequency for term in terms}
         if not ids or not weights:
             return []
-        rows = await session.execute(term_counts(Chunk, owner_id=one.owner_id, ids=ids, lexemes=list(weights)))
+        counted = term_counts(self._corpus.rows, owner_id=one.owner_id, ids=ids, lexemes=list(weights))
         return [
             TermCounts(
                 row.id, int(row.length), int(row.context_length),
-                tuple((weights[lexeme], *counted) for lexeme, counted in (row.terms or {}).items()),
+                tuple((weights[lexeme], *found) for lexeme, found in (row.terms or {}).items()),
             )
-            for row in rows
+            for row in await session.execute(counted)
         ]  # fmt: skip
 
     async def _current(self) -> tuple[Tuning, float]:
-        await self._service.transaction(lambda session: begin_statistics(session, corpus=CORPUS))
+        await self._service.transaction(lambda session: begin_statistics(session, corpus=self._corpus.name))
         async with self._service.session() as session:
-            row = (await session.execute(_settings_of(CORPUS))).one()
+            row = (await session.execute(_settings_of(self._corpus.name))).one()
         return _tuning(row), row.bm25_average_length
 
     async def _store(self, before: Tuning, after: Tuning, evidence: dict[str, Any]) -> Calibration:
         async def work(session: AsyncSession) -> StoredCalibration:
-            found = (await session.execute(_settings_of(CORPUS).with_for_update())).one()
+            found = (await session.execute(_settings_of(self._corpus.name).with_for_update())).one()
             if _tuning(found) != before:
                 raise Conflict("the settings of the corpus were changed while they were calibrated; calibrate again")
-            await _adopt(session, after)
+            await _adopt(session, self._corpus.name, after)
             row = StoredCalibration(
-                corpus=CORPUS, before=dataclasses.asdict(before), after=dataclasses.asdict(after), evidence=evidence
+                corpus=self._corpus.name,
+                before=dataclasses.asdict(before),
+                after=dataclasses.asdict(after),
+                evidence=evidence,
             )
             session.add(row)
             await session.flush()
@@ -248,7 +255,9 @@ class Calibrator:
     async def list(self, *, limit: int) -> list[Calibration]:
         """The calibrations, newest first."""
         place = (StoredCalibration.created_at.desc(), StoredCalibration.id.desc())
-        statement = select(StoredCalibration).where(StoredCalibration.corpus == CORPUS).order_by(*place).limit(limit)
+        statement = (
+            select(StoredCalibration).where(StoredCalibration.corpus == self._corpus.name).order_by(*place).limit(limit)
+        )
         rows = await self._service.read(lambda session: session.scalars(statement))
         return [_read(row) for row in rows]
 
@@ -258,7 +267,7 @@ class Calibrator:
         async def work(session: AsyncSession) -> StoredCalibration:
             standing = (
                 select(StoredCalibration)
-                .where(StoredCalibration.corpus == CORPUS, StoredCalibration.undone_at.is_(None))
+                .where(StoredCalibration.corpus == self._corpus.name, StoredCalibration.undone_at.is_(None))
                 .order_by(StoredCalibration.created_at.desc(), StoredCalibration.id.desc())
                 .limit(1)
                 .with_for_update()
@@ -266,7 +275,7 @@ class Calibrator:
             row = (await session.scalars(standing)).one_or_none()
             if row is None:
                 raise CalibrationNotFound
-            await _adopt(session, Tuning(**row.before))
+            await _adopt(session, self._corpus.name, Tuning(**row.before))
             marked = update(StoredCalibration).where(StoredCalibration.id == row.id).values(undone_at=func.now())
             await session.execute(marked)
             await session.refresh(row)
@@ -291,7 +300,7 @@ class Calibrator:
             async with engine.connect() as connection:
                 try:
                     database = await connection.scalar(text("SELECT current_database()"))
-                    key = lock_key(database=str(database), schema=f"{schema}\0calibration\0{CORPUS}")
+                    key = lock_key(database=str(database), schema=f"{schema}\0calibration\0{self._corpus.name}")
                     if not await connection.scalar(select(func.pg_try_advisory_lock(key))):
                         raise Conflict(f"schema {schema!r} is being calibrated by another process; try again later")
                     yield
@@ -334,14 +343,14 @@ def _tuning(row: Any) -> Tuning:
     )
 
 
-async def _adopt(session: AsyncSession, settings: Tuning) -> None:
+async def _adopt(session: AsyncSession, corpus: str, settings: Tuning) -> None:
     values = {
         "fusion_alpha": settings.alpha,
         "bm25_k1": settings.k1,
         "bm25_b": settings.b,
         "bm25_context_weight": settings.context_weight,
     }
-    statement = update(CorpusStatistics).where(CorpusStatistics.corpus == CORPUS).values(values)
+    statement = update(CorpusStatistics).where(CorpusStatistics.corpus == corpus).values(values)
     await session.execute(statement.execution_options(synchronize_session=False))
 
 

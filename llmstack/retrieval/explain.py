@@ -19,18 +19,18 @@ from ..db.models import CorpusStatistics
 from ..search import SearchOptions
 from ..search.hybrid import languages_cte
 from ..search.lexical import Reading, parse_query, query_terms, single_term
-from .models import CORPUS, Chunk
-from .queries import spoken_languages
-from .records import MatchedTerm, PlanStep, QueryTerm
+from .corpus import Corpus
+from .hits import MatchedTerm, PlanStep, QueryTerm
+from .request import Search
 
 
-def _terms(*, owner_id: str, query: str, options: SearchOptions, floor: int) -> TableValuedAlias:
-    parsed = parse_query(query, operators=options.operators)
+def _terms(corpus: Corpus[Any, Any], search: Search[Any], options: SearchOptions, *, floor: int) -> TableValuedAlias:
+    parsed = parse_query(search.query, operators=search.operators)
     reading = Reading(
         words=bindparam("words", parsed.words, Text, unique=True),
-        corpus=CORPUS,
-        owner=bindparam("owner_id", owner_id, Text, unique=True),
-        languages=languages_cte(spoken_languages(owner_id)),
+        corpus=corpus.name,
+        owner=bindparam("owner_id", search.owner_id, Text, unique=True),
+        languages=languages_cte(corpus.spoken(search.owner_id)),
         budget=options.budget,
         floor=floor,
     )
@@ -38,32 +38,38 @@ def _terms(*, owner_id: str, query: str, options: SearchOptions, floor: int) -> 
 
 
 async def read_terms(
-    session: AsyncSession, *, owner_id: str, query: str, options: SearchOptions, limit: int
+    session: AsyncSession, corpus: Corpus[Any, Any], search: Search[Any], options: SearchOptions
 ) -> list[QueryTerm]:
     """The lexemes of the query, rarest first."""
-    terms = _terms(owner_id=owner_id, query=query, options=options, floor=max(options.candidates, limit))
+    terms = _terms(corpus, search, options, floor=max(options.candidates, search.limit))
     shown = [terms.c[field.name] for field in fields(QueryTerm)]
     return [QueryTerm(**row._mapping) for row in await session.execute(select(*shown).order_by(terms.c.place))]
 
 
 async def read_matches(
-    session: AsyncSession, *, owner_id: str, query: str, options: SearchOptions, ids: Sequence[uuid.UUID]
+    session: AsyncSession,
+    corpus: Corpus[Any, Any],
+    search: Search[Any],
+    options: SearchOptions,
+    *,
+    ids: Sequence[uuid.UUID],
 ) -> Mapping[uuid.UUID, Sequence[MatchedTerm]]:
-    """What of the query each passage holds, what counts most first."""
-    terms = _terms(owner_id=owner_id, query=query, options=options, floor=1)
-    weight = -Chunk.lexical.op("<#>", return_type=Float())(single_term(terms.c.dimension))
+    """What of the query each row holds, what counts most first."""
+    rows: Any = corpus.rows
+    terms = _terms(corpus, search, options, floor=1)
+    weight = -rows.lexical.op("<#>", return_type=Float())(single_term(terms.c.dimension))
     part = terms.c.idf * terms.c.frequency * weight
     statement = (
         select(
-            Chunk.id,
+            rows.id,
             terms.c.lexeme,
             terms.c.idf,
             terms.c.frequency,
             weight.label("weight"),
         )
-        .select_from(terms.join(Chunk, any_of(Chunk.id, ids)))
-        .where(Chunk.owner_id == owner_id, Chunk.search_vector.op("@@")(cast(terms.c.quoted, TSQUERY)))
-        .order_by(Chunk.id, part.desc(), terms.c.lexeme)
+        .select_from(terms.join(rows, any_of(rows.id, ids)))
+        .where(rows.owner_id == search.owner_id, rows.search_vector.op("@@")(cast(terms.c.quoted, TSQUERY)))
+        .order_by(rows.id, part.desc(), terms.c.lexeme)
     )
     found: dict[uuid.UUID, list[MatchedTerm]] = defaultdict(list)
     for id_, *term in await session.execute(statement):
@@ -98,6 +104,7 @@ def _scans(node: Mapping[str, Any], *, part: str) -> Iterator[PlanStep]:
         yield from _scans(below, part=part)
 
 
-async def read_alpha(session: AsyncSession) -> float | None:
+async def read_alpha(session: AsyncSession, corpus: Corpus[Any, Any]) -> float | None:
     """The weight of the vector leg that the corpus was calibrated to."""
-    return await session.scalar(select(CorpusStatistics.fusion_alpha).where(CorpusStatistics.corpus == CORPUS))
+    chosen = select(CorpusStatistics.fusion_alpha).where(CorpusStatistics.corpus == corpus.name)
+    return await session.scalar(chosen)

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from ..search.calibration import (
+from .measures import (
     ALPHAS,
     DEFAULT_ALPHA,
     TEXT_GRID,

@@ -9,8 +9,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from .columns import CONTEXT_WEIGHT, K1, B
-from .fusion import Weighted
+from ...search.columns import CONTEXT_WEIGHT, K1, B
+from ...search.fusion import Weighted
 
 DEFAULT_ALPHA = Weighted().alpha
 ALPHAS = tuple(step / 10 for step in range(11))

@@ -7,36 +7,42 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
+from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ..db.database import Service
-from ..db.models import CorpusStatistics
-from ..search import StatisticsRefresh, refresh_statistics
-from ..search.reweigh import adopt_average_length, has_moved, reweigh_batch, set_parameters
-from .models import CORPUS, Chunk
+from ...db.database import Service
+from ...db.models import CorpusStatistics
+from ...search import StatisticsRefresh, refresh_statistics
+from ...search.reweigh import adopt_average_length, has_moved, reweigh_batch, set_parameters
+from ..corpus import Corpus
 
 GROWTH = 0.2
+"""The share of changed rows from which the statistics are read anew."""
 NOTED = 0.02
 """The share of a corpus that a process changes before it tells the others."""
 PAUSE = 20.0
+"""Durations of a refresh for which the next one waits: reading takes a twentieth of the time at most."""
 PAUSE_AFTER_FAILURE = 60.0
+"""Seconds."""
 REWEIGHED_AT_ONCE = 1_000
+"""Rows in one transaction, which holds their locks for a fraction of a second."""
 REWEIGHED_UNASKED = 20_000
 """Larger corpora are reweighed when somebody asks: it rewrites every row."""
 
-logger = logging.getLogger("llmstack.documents")
+logger = logging.getLogger("llmstack.retrieval")
 
 
 class StatisticsKeeper:
-    """Counts changed chunks together with other processes, and refreshes when they are a fifth of the corpus.
+    """Counts changed rows together with other processes, and refreshes when they are a fifth of the corpus.
 
-    While documents keep coming, a refresh is followed by a pause of twenty times its duration.
+    While rows keep coming, a refresh is followed by a pause of twenty times its duration.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, corpus: Corpus[Any, Any]) -> None:
         self._service = service
+        self._rows, self._corpus = corpus.rows, corpus.name
         self._changed = 0
         self._known: int | None = None
         self._task: asyncio.Task[None] | None = None
@@ -46,7 +52,7 @@ class StatisticsKeeper:
         """Read the term statistics anew; None while another process does."""
 
         async def work(session: AsyncSession) -> StatisticsRefresh | None:
-            return await refresh_statistics(session, model=Chunk, corpus=CORPUS)
+            return await refresh_statistics(session, model=self._rows, corpus=self._corpus)
 
         changed = self._changed
         started = time.monotonic()
@@ -68,11 +74,13 @@ class StatisticsKeeper:
             await self.refresh()
             await self._adopt_measured()
         if given:
-            await self._service.transaction(lambda session: set_parameters(session, corpus=CORPUS, parameters=given))
+            await self._service.transaction(
+                lambda session: set_parameters(session, corpus=self._corpus, parameters=given)
+            )
         return await self.rewrite()
 
     async def _adopt_measured(self) -> float | None:
-        return await self._service.transaction(lambda session: adopt_average_length(session, corpus=CORPUS))
+        return await self._service.transaction(lambda session: adopt_average_length(session, corpus=self._corpus))
 
     async def rewrite(self) -> int:
         """Weigh the rows anew that differ from their corpus, a batch at a time; return how many did."""
@@ -80,16 +88,18 @@ class StatisticsKeeper:
         while True:
 
             async def work(session: AsyncSession, after: uuid.UUID | None = last) -> tuple[uuid.UUID | None, int]:
-                return await reweigh_batch(session, model=Chunk, corpus=CORPUS, after=after, rows=REWEIGHED_AT_ONCE)
+                return await reweigh_batch(
+                    session, model=self._rows, corpus=self._corpus, after=after, rows=REWEIGHED_AT_ONCE
+                )
 
             last, changed = await self._service.transaction(work)
             rewritten += changed
             if last is None:
                 return rewritten
 
-    def changed(self, chunks: int) -> None:
+    def changed(self, rows: int) -> None:
         """Note a change; may start a refresh in the background."""
-        self._changed += chunks
+        self._changed += rows
         if (self._task is None or self._task.done()) and time.monotonic() >= self._rest_until:
             self._task = asyncio.create_task(self._keep(NOTED))
 
@@ -117,7 +127,7 @@ class StatisticsKeeper:
         added = self._changed
         statement = (
             update(CorpusStatistics)
-            .where(CorpusStatistics.corpus == CORPUS)
+            .where(CorpusStatistics.corpus == self._corpus)
             .values(changed_rows=CorpusStatistics.changed_rows + added)
             .returning(CorpusStatistics.changed_rows, CorpusStatistics.row_count)
             .execution_options(synchronize_session=False)
@@ -136,12 +146,12 @@ class StatisticsKeeper:
 
     async def _reweigh_if_moved(self, measured: float) -> None:
         async with self._service.single_statements() as session:
-            statement = select(CorpusStatistics.bm25_average_length).where(CorpusStatistics.corpus == CORPUS)
+            statement = select(CorpusStatistics.bm25_average_length).where(CorpusStatistics.corpus == self._corpus)
             assumed = await session.scalar(statement)
         if assumed is not None and has_moved(measured, assumed):
             await self.reweigh()
 
     async def _recorded(self) -> int:
         async with self._service.single_statements() as session:
-            statement = select(CorpusStatistics.row_count).where(CorpusStatistics.corpus == CORPUS)
+            statement = select(CorpusStatistics.row_count).where(CorpusStatistics.corpus == self._corpus)
             return await session.scalar(statement) or 0

@@ -4,48 +4,51 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Select, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ..db.checks import as_uuid, check_id, check_limit, check_owner
-from ..db.models import LoggedSearch, SearchFeedback
-from ..db.paging import Keyset, Page
-from ..errors import ValidationError
-from .errors import SearchNotFound
-from .models import CORPUS
-from .preparation import MAX_ORIGIN_BYTES
-from .queries import DocumentFilter
-from .search_log import as_json, from_json
+from ...db.checks import as_uuid, check_id, check_limit, check_owner
+from ...db.models import LoggedSearch, SearchFeedback
+from ...db.paging import Keyset, Page
+from ...errors import ValidationError
+from ..corpus import Corpus
+from ..errors import SearchNotFound
+from ..filters import Filter
 
 MAX_GRADE = 1_000_000.0
+"""Grades are shares of the best one, so any scale will do below it."""
+MAX_UNIT_BYTES = 2_000
+"""Of what people judge by, such as an id at the origin."""
 MAX_JUDGEMENTS = 50_000
 """Of recorded feedback so much, the newest, is read for a calibration."""
 
 Key = uuid.UUID | str
-Item = TypeVar("Item")
+
+logger = logging.getLogger("llmstack.retrieval")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedQuery:
-    """A query and what answers it: grades above 0 by id at the origin, or by a chunk's UUID."""
+    """A query and what answers it: grades above 0 by the unit that people judge, or by a row's UUID."""
 
     owner_id: str
     query: str
     relevant: Mapping[Key, float]
-    where: DocumentFilter | None = None
+    where: Filter | None = None
     operators: bool = True
 
     @property
     def identity(self) -> tuple[str, str, str, bool]:
         """What makes two of them the same query."""
-        filters = None if self.where is None else as_json(self.where)
+        filters = None if self.where is None else self.where.as_json()
         return self.owner_id, self.query, json.dumps(filters, sort_keys=True, default=str), self.operators
 
 
@@ -53,9 +56,8 @@ class JudgedQuery:
 class RecordedHit:
     """A hit of a logged search with its rank in each leg; `grade` is None until somebody judges it."""
 
-    chunk_id: uuid.UUID
-    document_id: uuid.UUID
-    id_at_origin: str
+    row_id: uuid.UUID
+    unit: str
     score: float
     ranks: Mapping[str, int]
     grade: float | None
@@ -79,12 +81,12 @@ class RecordedSearch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feedback:
-    """A judgement of one hit; the document outlives the chunk."""
+    """A judgement of one hit; the unit outlives the row."""
 
     search_id: uuid.UUID
     query: str
-    chunk_id: uuid.UUID
-    id_at_origin: str
+    row_id: uuid.UUID
+    unit: str
     grade: float
     created_at: dt.datetime
     updated_at: dt.datetime
@@ -104,20 +106,23 @@ _JUDGEMENTS = Keyset("feedback", (SearchFeedback.updated_at, SearchFeedback.sear
 
 
 class FeedbackRepository:
-    """Reads logged searches and writes judgements of them, inside the caller's transaction."""
+    """Reads a corpus' logged searches and writes judgements of them, inside the caller's transaction."""
 
-    def __init__(self, session: AsyncSession) -> None:
+    def __init__(self, session: AsyncSession, corpus: Corpus[Any, Any]) -> None:
         self._session = session
+        self._corpus = corpus
 
     async def put(self, *, owner_id: str, search_id: uuid.UUID | str, grades: Mapping[Key, float]) -> int:
         """Judge hits of a search, or judge them anew; SearchNotFound when this owner has no such search."""
         key = as_uuid("search_id", search_id)
         if not isinstance(grades, Mapping) or not grades:
-            raise ValidationError("grades", "give at least one hit: {chunk_id or id_at_origin: grade}")
+            raise ValidationError("grades", "give at least one hit: {unit or row id: grade}")
         checked = {hit: check_grade(grade) for hit, grade in grades.items()}
         # Locked, so that a search is not deleted between the look and the write.
         statement = select(LoggedSearch.hits).where(
-            LoggedSearch.owner_id == check_owner(owner_id), LoggedSearch.id == key, LoggedSearch.corpus == CORPUS
+            LoggedSearch.owner_id == check_owner(owner_id),
+            LoggedSearch.id == key,
+            LoggedSearch.corpus == self._corpus.name,
         )
         hits = await self._session.scalar(statement.with_for_update(key_share=True))
         if hits is None:
@@ -142,7 +147,9 @@ class FeedbackRepository:
 
     async def searches(self, *, owner_id: str, limit: int, cursor: str | None) -> Page[RecordedSearch]:
         """A page of logged searches, newest first, each hit with its grade."""
-        mine = select(LoggedSearch).where(LoggedSearch.owner_id == check_owner(owner_id), LoggedSearch.corpus == CORPUS)
+        mine = select(LoggedSearch).where(
+            LoggedSearch.owner_id == check_owner(owner_id), LoggedSearch.corpus == self._corpus.name
+        )
         total, found = await self._page(mine, _SEARCHES, limit=check_limit(limit), cursor=cursor)
         items = [row[0] for row in found[:limit]]
         graded = await self._grades(owner_id, [search.id for search in items])
@@ -163,7 +170,7 @@ class FeedbackRepository:
     async def _grades(self, owner_id: str, ids: Sequence[uuid.UUID]) -> dict[tuple[uuid.UUID, uuid.UUID], float]:
         columns = (SearchFeedback.search_id, SearchFeedback.row_id, SearchFeedback.grade)
         mine = select(*columns).where(SearchFeedback.owner_id == owner_id, SearchFeedback.search_id.in_(ids))
-        return {(search, chunk): grade for search, chunk, grade in await self._session.execute(mine)}
+        return {(search, row): grade for search, row, grade in await self._session.execute(mine)}
 
     async def list(
         self, *, owner_id: str, search_id: uuid.UUID | str | None, limit: int, cursor: str | None
@@ -172,7 +179,7 @@ class FeedbackRepository:
         mine = (
             select(SearchFeedback, LoggedSearch.query)
             .join(LoggedSearch, LoggedSearch.id == SearchFeedback.search_id)
-            .where(SearchFeedback.owner_id == check_owner(owner_id), LoggedSearch.corpus == CORPUS)
+            .where(SearchFeedback.owner_id == check_owner(owner_id), LoggedSearch.corpus == self._corpus.name)
         )
         if search_id is not None:
             mine = mine.where(SearchFeedback.search_id == as_uuid("search_id", search_id))
@@ -186,25 +193,30 @@ class FeedbackRepository:
         )
 
     async def judged(self, *, owner_id: str | None) -> Sequence[JudgedQuery]:
-        """Recorded feedback as judged queries: of a query and a document the last grade counts."""
+        """Recorded feedback as judged queries: of a query and a unit the last grade counts."""
         mine = (
             select(
                 LoggedSearch.owner_id, LoggedSearch.query, LoggedSearch.filters,
                 SearchFeedback.unit, SearchFeedback.grade,
             )
             .join(LoggedSearch, LoggedSearch.id == SearchFeedback.search_id)
-            .where(LoggedSearch.corpus == CORPUS, literal_column("true") if owner_id is None
+            .where(LoggedSearch.corpus == self._corpus.name, literal_column("true") if owner_id is None
                    else SearchFeedback.owner_id == check_owner(owner_id))
-            # Of passages that were judged together the best speaks for its document.
+            # Of rows that were judged together the best speaks for their unit.
             .order_by(SearchFeedback.updated_at.desc(), SearchFeedback.grade.desc())
             .limit(MAX_JUDGEMENTS)
         )  # fmt: skip
         queries: dict[tuple[str, str, str, bool], JudgedQuery] = {}
         grades: dict[tuple[str, str, str, bool], dict[Key, float]] = {}
-        for owner, query, filters, origin, grade in await self._session.execute(mine):
-            judged = JudgedQuery(owner_id=owner, query=query, relevant={}, where=from_json(filters))
+        for owner, query, filters, unit, grade in await self._session.execute(mine):
+            try:
+                where = self._corpus.where.from_json(filters) if filters else None
+            except ValidationError as error:
+                logger.warning("feedback on a search with a filter that is no longer one is left out: %s", error)
+                continue
+            judged = JudgedQuery(owner_id=owner, query=query, relevant={}, where=where)
             queries.setdefault(judged.identity, judged)
-            grades.setdefault(judged.identity, {}).setdefault(origin, grade)
+            grades.setdefault(judged.identity, {}).setdefault(unit, grade)
         return [
             JudgedQuery(owner_id=one.owner_id, query=one.query, where=one.where, relevant=grades[identity])
             for identity, one in queries.items()
@@ -213,9 +225,9 @@ class FeedbackRepository:
 
 
 def _named(hits: Sequence[Mapping[str, Any]], given: object) -> Mapping[str, Any]:
-    """The hit of this chunk, or the best of this document."""
+    """The hit of this row, or the best of this unit."""
     if not isinstance(given, uuid.UUID):
-        check_id("grades", given, limit=MAX_ORIGIN_BYTES)
+        check_id("grades", given, limit=MAX_UNIT_BYTES)
     for name in ("unit", "row_id"):
         wanted = given if name == "unit" else str(given).lower()
         for hit in hits:
@@ -227,9 +239,8 @@ def _named(hits: Sequence[Mapping[str, Any]], given: object) -> Mapping[str, Any
 def _recorded(search: LoggedSearch, grades: Mapping[tuple[uuid.UUID, uuid.UUID], float]) -> RecordedSearch:
     hits = [
         RecordedHit(
-            chunk_id=uuid.UUID(hit["row_id"]),
-            document_id=uuid.UUID(hit["document_id"]),
-            id_at_origin=hit["unit"],
+            row_id=uuid.UUID(hit["row_id"]),
+            unit=hit["unit"],
             score=hit["score"],
             ranks=hit["ranks"],
             grade=grades.get((search.id, uuid.UUID(hit["row_id"]))),
@@ -254,8 +265,8 @@ def _feedback(row: SearchFeedback, query: str) -> Feedback:
     return Feedback(
         search_id=row.search_id,
         query=query,
-        chunk_id=row.row_id,
-        id_at_origin=row.unit,
+        row_id=row.row_id,
+        unit=row.unit,
         grade=row.grade,
         created_at=row.created_at,
         updated_at=row.updated_at,

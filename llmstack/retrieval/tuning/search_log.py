@@ -9,7 +9,6 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import cast, delete, func, literal, select
@@ -17,30 +16,36 @@ from sqlalchemy.dialects.postgresql import INTERVAL, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
-from ..db.checks import UNSTORABLE
-from ..db.database import Service
-from ..db.models import LoggedSearch
-from ..settings import Settings
-from .models import CORPUS
-from .queries import DocumentFilter
-from .records import SearchHit
+from ...db.checks import UNSTORABLE
+from ...db.database import Service
+from ...db.models import LoggedSearch
+from ...settings import Settings
+from ..corpus import Corpus
+from ..hits import SearchHit, SearchHits
+from ..request import Search
 
 QUEUED_AT_MOST = 10_000
+"""Records in memory; one more is dropped, so that a database that is away costs no memory without end."""
 WRITTEN_AT_ONCE = 500
+"""Records in one statement."""
 DELETED_AT_ONCE = 1_000
+"""Searches in one transaction."""
 QUERY_CHARACTERS = 10_000
 """What is kept of a longer query."""
 LINGER = 0.2
 """Seconds for which records are collected before they are written."""
 ATTEMPTS = 3
+"""Times that a batch is tried before it is dropped."""
 PAUSE_AFTER_FAILURE = 5.0
+"""Seconds between them."""
 RETENTION_PAUSE = 3600.0
+"""Seconds between two looks for searches that are too old."""
 
-logger = logging.getLogger("llmstack.documents")
+logger = logging.getLogger("llmstack.retrieval")
 
 
 class SearchLog:
-    """Takes records in memory and writes them in the background; whatever becomes of them, no search notices."""
+    """Takes records of all corpora in memory, writes them in the background; no search notices what becomes of them."""
 
     def __init__(self, service: Service, settings: Settings) -> None:
         self._service = service
@@ -60,16 +65,7 @@ class SearchLog:
         return len(self._queue)
 
     def note(
-        self,
-        *,
-        owner_id: str,
-        query: str,
-        mode: str,
-        limit: int,
-        where: DocumentFilter,
-        hits: Iterable[SearchHit],
-        vector_path: str | None,
-        elapsed: float,
+        self, corpus: Corpus[Any, Any], search: Search[Any], hits: SearchHits[Any], *, elapsed: float
     ) -> uuid.UUID | None:
         """Take a record of a search that took `elapsed` seconds; its id, or None where it is not kept."""
         if not self._enabled:
@@ -81,14 +77,14 @@ class SearchLog:
         try:
             record = {
                 "id": search_id,
-                "corpus": CORPUS,
-                "owner_id": owner_id,
-                "query": UNSTORABLE.sub(" ", query)[:QUERY_CHARACTERS],
-                "mode": mode,
-                "hit_limit": limit,
-                "filters": as_json(where),
-                "hits": [_hit(hit) for hit in hits],
-                "vector_path": vector_path,
+                "corpus": corpus.name,
+                "owner_id": search.owner_id,
+                "query": UNSTORABLE.sub(" ", search.query)[:QUERY_CHARACTERS],
+                "mode": hits.mode or "text",
+                "hit_limit": search.limit,
+                "filters": None if search.where is None else search.where.as_json(),
+                "hits": [_hit(corpus, hit) for hit in hits],
+                "vector_path": hits.vector_path,
                 "elapsed_ms": elapsed * 1000.0,
                 "created_at": dt.datetime.now(dt.UTC),
             }
@@ -168,62 +164,30 @@ class SearchLog:
         except Exception:
             logger.warning("old records of the search log could not be deleted", exc_info=True)
 
-    async def purge(self, *, older_than: dt.timedelta) -> int:
-        """Delete searches and their feedback, a batch at a time; return how many searches went."""
+    async def purge(self, *, older_than: dt.timedelta, corpus: str | None = None) -> int:
+        """Delete searches and their feedback, of one corpus or of all, a batch at a time; return how many went."""
         number = 0
         while True:
-            gone = await self._service.transaction(lambda session: _delete_some(session, older_than))
+            gone = await self._service.transaction(lambda session: _delete_some(session, older_than, corpus))
             number += gone
             if gone < DELETED_AT_ONCE:
                 return number
 
 
-async def _delete_some(session: AsyncSession, older_than: dt.timedelta) -> int:
+async def _delete_some(session: AsyncSession, older_than: dt.timedelta, corpus: str | None) -> int:
     moment = func.now() - cast(literal(older_than, INTERVAL), INTERVAL)
-    old = (
-        select(LoggedSearch.id)
-        .where(LoggedSearch.corpus == CORPUS, LoggedSearch.created_at < moment)
-        .order_by(LoggedSearch.created_at)
-        .limit(DELETED_AT_ONCE)
-        .with_for_update(skip_locked=True)
-    )
-    statement = delete(LoggedSearch).where(LoggedSearch.id.in_(old)).returning(LoggedSearch.id)
+    old = select(LoggedSearch.id).where(LoggedSearch.created_at < moment)
+    if corpus is not None:
+        old = old.where(LoggedSearch.corpus == corpus)
+    batch = old.order_by(LoggedSearch.created_at).limit(DELETED_AT_ONCE).with_for_update(skip_locked=True)
+    statement = delete(LoggedSearch).where(LoggedSearch.id.in_(batch)).returning(LoggedSearch.id)
     return len((await session.scalars(statement.execution_options(synchronize_session=False))).all())
 
 
-def _hit(hit: SearchHit) -> dict[str, Any]:
-    ranks = {leg: place.rank for leg, place in hit.legs.items()}
+def _hit(corpus: Corpus[Any, Any], hit: SearchHit) -> dict[str, Any]:
     return {
-        "row_id": str(hit.chunk_id),
-        "document_id": str(hit.document_id),
-        "unit": hit.id_at_origin,
+        "row_id": str(hit.id),
+        "unit": str(getattr(hit, corpus.unit)),
         "score": hit.score,
-        "ranks": ranks,
+        "ranks": {leg: place.rank for leg, place in hit.legs.items()},
     }
-
-
-def as_json(where: DocumentFilter) -> dict[str, Any] | None:
-    """The parts of a filter that were given; None without any."""
-    given = {name: _plain(getattr(where, name)) for name in DocumentFilter.__dataclass_fields__}
-    return {name: value for name, value in given.items() if value is not None} or None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
-    if isinstance(value, dt.datetime):
-        return value.isoformat()
-    return str(value) if isinstance(value, uuid.UUID) else value
-
-
-def from_json(filters: Mapping[str, Any] | None) -> DocumentFilter | None:
-    """The filter that was logged."""
-    if not filters:
-        return None
-    given = dict(filters)
-    for name in ("date_from", "date_to"):
-        if name in given:
-            given[name] = dt.datetime.fromisoformat(given[name])
-    return DocumentFilter(**given)
