@@ -69,6 +69,10 @@ class Settings(BaseSettings):
         5.0, ge=0, description="seconds within which a process sees that another space serves; alike in all of them"
     )
 
+    corpora: str | None = Field(
+        None, description="corpora of the host, comma-separated, such as `shop.search:NOTES`; for the command line"
+    )
+
     default_language: str = Field("english", description="text search configuration of documents that name none")
     keep_text: bool = Field(True, description="store the original text with the document")
     max_text_bytes: int = Field(50_000_000, ge=1, description="largest document text, in UTF-8 bytes")

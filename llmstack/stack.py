@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -15,12 +16,16 @@ from .documents.service import DocumentService
 from .embeddings import Embedder, EmbeddingService, default_embedder, named_embedder
 from .embeddings import other_embedders as embedders_of
 from .errors import ConfigurationError, DatabaseBehind
+from .retrieval import Corpus, CorpusService
+from .retrieval.corpus import named_corpora
+from .retrieval.hits import Hit
+from .retrieval.request import Where
 from .retrieval.tuning.search_log import SearchLog
 from .settings import Settings
 
 
 class LLMStack:
-    """Documents and embeddings in one schema. A host's engine is used as it is and never closed."""
+    """Documents, a host's corpora, and their embeddings in one schema. A host's engine is never closed."""
 
     def __init__(
         self,
@@ -41,6 +46,30 @@ class LLMStack:
         self.embeddings = EmbeddingService(self.service, [EMBEDDED], own, self.settings, others)
         self.search_log = SearchLog(self.service, self.settings)
         self.documents = DocumentService(self.service, self.embeddings, self.settings, self.search_log)
+        self.corpora: dict[str, CorpusService[Any, Any]] = {self.documents.corpus.name: self.documents}
+        for corpus in named_corpora(self.settings.corpora):
+            self.corpus(corpus)
+
+    def corpus(self, corpus: Corpus[Hit, Where]) -> CorpusService[Hit, Where]:
+        """The search of a table of the host's own, whose vectors are kept with ours from now on.
+
+        Asked for again it is the same object; ConfigurationError where another corpus has its name.
+        """
+        known = self.corpora.get(corpus.name)
+        if known is not None and known.corpus is not corpus:
+            raise ConfigurationError(f"two corpora are named {corpus.name!r}; give one of them another name")
+        if known is None:
+            known = CorpusService(
+                corpus,
+                service=self.service,
+                embeddings=self.embeddings,
+                settings=self.settings,
+                log=self.search_log,
+            )
+            if corpus.vectors is not None:
+                self.embeddings.register(corpus.vectors)
+            self.corpora[corpus.name] = known
+        return known
 
     def _embedder(self, given: Embedder | str | None) -> Embedder | None:
         if given is None:
@@ -108,7 +137,8 @@ class LLMStack:
     async def close(self) -> None:
         """Finish background work and close what this object opened."""
         try:
-            await self.documents.settle()
+            for corpus in self.corpora.values():
+                await corpus.settle()
         finally:
             await self.database.close()
 

@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import logging
 import shlex
+import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -146,6 +147,9 @@ class Invocation:
     @contextlib.asynccontextmanager
     async def stack(self, *, migrate: bool = False) -> AsyncIterator[LLMStack]:
         """The open stack; with `migrate` off a schema that is behind is an error."""
+        if self.settings.corpora:
+            # Whoever names modules means those of the folder in which they stand, too.
+            sys.path.insert(0, str(Path.cwd()))
         async with LLMStack.open(migrate=migrate, settings=self.settings) as stack:
             yield stack
 

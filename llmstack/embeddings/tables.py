@@ -105,7 +105,7 @@ class EmbeddedTables:
         if strange := sorted(qualified(schema, name) for schema, name in rows if (schema, name) not in known):
             raise Conflict(
                 f"vectors or jobs in {', '.join(strange)} belong to these spaces too, and this process does not know "
-                "their rows: register the table by stack.embeddings.register(...)"
+                "their rows: name their corpus in LLMSTACK_CORPORA, or give it to stack.corpus(...)"
             )
 
     def __iter__(self) -> Iterator[EmbeddedTable]:

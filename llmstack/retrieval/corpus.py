@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic
@@ -13,7 +14,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from ..embeddings import EmbeddedTable, Space
 from ..embeddings.vectors import source_of
-from ..errors import ValidationError
+from ..errors import ConfigurationError, ValidationError
 from ..search import SearchableMixin, VectorSource
 from .hits import Hit
 from .request import Search, Where
@@ -102,6 +103,23 @@ class Corpus(Generic[Hit, Where]):
 
     def __repr__(self) -> str:
         return f"Corpus({self.name!r})"
+
+
+def named_corpora(names: str | None) -> list[Corpus[Any, Any]]:
+    """The corpora of a comma-separated list such as `shop.search:NOTES`; ConfigurationError for what is none."""
+    listed = [name.strip() for name in (names or "").split(",") if name.strip()]
+    return [_imported(name) for name in listed]
+
+
+def _imported(name: str) -> Corpus[Any, Any]:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"LLMSTACK_CORPORA: {name!r} is not MODULE:CORPUS, or fails: {error}") from error
+    if not isinstance(found, Corpus):
+        raise ConfigurationError(f"LLMSTACK_CORPORA: {name!r} is a {type(found).__name__}, not a Corpus")
+    return found
 
 
 @functools.lru_cache(maxsize=256)

@@ -25,7 +25,7 @@ from .hits import Hit, Mode, SearchHits
 from .request import Recency, Search, Where
 from .rerankers import Reranker
 from .searcher import Searcher
-from .statements import check_hit
+from .statements import check_corpus
 from .tuning.calibration import Calibration, Calibrator
 from .tuning.feedback import Feedback, FeedbackRepository, JudgedQuery, Key, RecordedSearch
 from .tuning.search_log import SearchLog
@@ -47,7 +47,7 @@ class CorpusService(Generic[Hit, Where]):
         settings: Settings,
         log: SearchLog,
     ) -> None:
-        check_hit(corpus)
+        check_corpus(corpus)
         self.corpus = corpus
         self._service = service
         self._embeddings = embeddings

@@ -124,8 +124,15 @@ def _hits(kind: type[Hit], rows: Result[Any], shape: Shape) -> SearchHits[Hit]:
     return found
 
 
-def check_hit(corpus: Corpus[Any, Any]) -> None:
-    """ConfigurationError where `show` does not bring what a hit of the corpus must have."""
+def check_corpus(corpus: Corpus[Any, Any]) -> None:
+    """ConfigurationError where its parts do not belong together: rows, vectors, and what a hit must have."""
+    if corpus.rows.__corpus__ != corpus.name:
+        raise ConfigurationError(
+            f"{corpus!r}: rows of {corpus.rows.__name__} are weighed as those of {corpus.rows.__corpus__!r}; "
+            f"give the model __corpus__ = {corpus.name!r}"
+        )
+    if corpus.vectors is not None and corpus.vectors.rows is not corpus.rows:
+        raise ConfigurationError(f"{corpus!r}: its vectors are those of {corpus.vectors.rows.__name__}")
     search: Search[Any] = Search(owner_id="-", query="-")
     shape = Shape.of(search, mode="text", space=None, options=SearchOptions())
     columns = {*_kept(corpus, shape).selected_columns.keys(), "fused_score", "legs"}
