@@ -6,7 +6,6 @@ import datetime as dt
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from document_support import Words
 from notes import NOTES, Note, NoteFilter, NotesBase
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -24,8 +23,15 @@ class World(Protocol):
     stack: LLMStack
     corpus: CorpusService[Any, Any]
 
-    async def add(self, units: Mapping[str, str], *, owner_id: str = "acme", **parts: Any) -> None:
-        """Write a row for each unit, embedded. Parts: `moment` and `metadata`, alike for all of them."""
+    async def add(
+        self,
+        units: Mapping[str, str],
+        *,
+        owner_id: str = "acme",
+        moment: dt.datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a row for each unit, or its new text, embedded; `moment` and `metadata` are alike for all of them."""
 
     async def delete(self, *units: str, owner_id: str = "acme") -> None:
         """Hide the rows of these units."""
@@ -144,6 +150,3 @@ async def create_notes(service: Service) -> None:
     async with service.engine.begin() as connection:
         await connection.execute(text("CREATE SCHEMA IF NOT EXISTS notebook"))
         await connection.run_sync(NotesBase.metadata.create_all)
-
-
-__all__ = ["KINDS", "Documents", "MakeWorld", "Notes", "Words", "World", "create_notes"]
