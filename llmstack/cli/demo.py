@@ -16,11 +16,11 @@ import llmstack
 
 from ..errors import ValidationError
 from .exits import FAILED, OK
-from .ingest import counts, show_outcomes
+from .ingest import counts, described_outcomes
 from .intake import Intake, Reading
 from .invocation import Invocation, Options, verb
 from .output import counted, show
-from .search import show_hits
+from .search import described_hits
 
 if TYPE_CHECKING:
     from ..stack import LLMStack
@@ -68,7 +68,7 @@ async def demo(
         _step(f"{counted(len(files), 'file')}: {totals}; {counted(chunks, 'chunk')} to search", began)
         failed = [outcome for outcome in intake.outcomes if outcome.outcome == "failed"]
         if failed:
-            show_outcomes(failed)
+            show(*described_outcomes(failed))
         questions = await _questions(stack, own=path is not None)
         for question in questions:
             await _ask(stack, question)
@@ -123,7 +123,7 @@ async def _ask(stack: LLMStack, question: str) -> None:
     show(
         Text.assemble("\n", ("? ", "bold magenta"), (question, "bold"), (f"   {elapsed:.0f} ms, {hits.mode}\n", "dim"))
     )
-    show_hits(question, hits)
+    show(*described_hits(question, hits, unit="id_at_origin"))
 
 
 def _step(message: str, since: float) -> None:

@@ -22,11 +22,14 @@ from .output import counted, queue_line
 
 if TYPE_CHECKING:
     from ..db.database import Service
+    from ..retrieval import Corpus
     from ..stack import LLMStack
 
 Status = Literal["ok", "note", "problem", "skipped"]
 INDEX_WORTHWHILE = 20_000
+"""Vectors from which an exact scan is slow."""
 _STALE = 0.2
+"""The share of rows that came or went from which the term statistics should be read anew."""
 _PINGS = 5
 
 _EXTENSION = """
@@ -249,23 +252,26 @@ class _Examination:
         return Finding("indexes", "problem", f"invalid: {names}", self._command("embeddings", "index"))
 
     async def statistics(self) -> Finding:
-        from ..documents import Chunk
-        from ..documents.models import CORPUS
-
-        age = func.extract("epoch", func.now() - CorpusStatistics.refreshed_at).label("age")
-        known = select(CorpusStatistics.row_count, age).where(CorpusStatistics.corpus == CORPUS)
-        async with self.service.session() as session:
-            row = (await session.execute(known)).one_or_none()
-            living = select(func.count()).select_from(Chunk).where(Chunk.search_vector.is_not(None))
-            chunks = await session.scalar(living) or 0
-        way_out = self._command("documents", "refresh")
-        if row is None:
-            said = f"never read, {counted(chunks, 'chunk')} now"
-            return Finding("statistics", "note" if chunks else "ok", said, way_out if chunks else None)
-        said = f"read {_ago(row.age)} ago over {counted(row.row_count, 'chunk')}, {chunks:,} now"
-        if abs(chunks - row.row_count) > _STALE * max(row.row_count, 1):
+        states = [await self._statistics_of(service.corpus) for service in self.stack.corpora.values()]
+        said = "; ".join(state for state, _ in states)
+        if stale := [name for _, name in states if name is not None]:
+            way_out = ", ".join(self._command("refresh", "--corpus", name) for name in stale)
             return Finding("statistics", "note", said, way_out)
         return Finding("statistics", "ok", said)
+
+    async def _statistics_of(self, corpus: Corpus[Any, Any]) -> tuple[str, str | None]:
+        """How old a corpus' term statistics are, and its name where they should be read anew."""
+        age = func.extract("epoch", func.now() - CorpusStatistics.refreshed_at).label("age")
+        known = select(CorpusStatistics.row_count, age).where(CorpusStatistics.corpus == corpus.name)
+        rows: Any = corpus.rows
+        async with self.service.session() as session:
+            row = (await session.execute(known)).one_or_none()
+            living = select(func.count()).select_from(rows).where(rows.search_vector.is_not(None))
+            now = await session.scalar(living) or 0
+        if row is None:
+            return f"{corpus.name}: never read, {counted(now, 'row')} now", corpus.name if now else None
+        said = f"{corpus.name}: read {_ago(row.age)} ago over {counted(row.row_count, 'row')}, {now:,} now"
+        return said, corpus.name if abs(now - row.row_count) > _STALE * max(row.row_count, 1) else None
 
 
 def _ago(seconds: Any) -> str:

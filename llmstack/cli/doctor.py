@@ -11,8 +11,8 @@ from rich.text import Text
 from ..errors import LLMStackError
 from .diagnosis import Finding, examine, failure, local_findings
 from .exits import FAILED, OK
-from .invocation import Invocation, Json, verb
-from .output import counted, emit_json, plain, printable, show
+from .invocation import Invocation, verb
+from .output import Answer, counted, printable
 
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red", "skipped": "dim"}
 
@@ -22,18 +22,16 @@ def register(app: typer.Typer) -> None:
     verb(app, "doctor")(doctor)
 
 
-async def doctor(call: Invocation, *, json: Json = False) -> int:
+async def doctor(call: Invocation) -> Answer:
     """Examine connection, versions, extension, migrations, pool, pending work, spaces and privileges.
 
     Each problem comes with a way out; status 1 if there is one. Changes nothing.
     """
     findings = await _findings(call)
     problems = sum(finding.status == "problem" for finding in findings)
-    if json:
-        emit_json({"healthy": not problems, "findings": plain(findings)})
-    else:
-        _show(findings, problems)
-    return FAILED if problems else OK
+    return Answer(
+        {"healthy": not problems, "findings": findings}, _shown(findings, problems), FAILED if problems else OK
+    )
 
 
 async def _findings(call: Invocation) -> list[Finding]:
@@ -46,7 +44,7 @@ async def _findings(call: Invocation) -> list[Finding]:
     return found
 
 
-def _show(findings: Sequence[Finding], problems: int) -> None:
+def _shown(findings: Sequence[Finding], problems: int) -> list[Table | Text]:
     grid = Table.grid(padding=(0, 2))
     for column in ("status", "name", "detail"):
         grid.add_column(column, overflow="fold")
@@ -55,4 +53,4 @@ def _show(findings: Sequence[Finding], problems: int) -> None:
         if finding.way_out:
             detail.append(f"\n-> {printable(finding.way_out)}", style="cyan")
         grid.add_row(Text(finding.status, style=_STYLES[finding.status]), Text(finding.name, style="bold"), detail)
-    show(grid, Text(f"\n{counted(problems, 'problem') if problems else 'no problems'} found", style="bold"))
+    return [grid, Text(f"\n{counted(problems, 'problem') if problems else 'no problems'} found", style="bold")]

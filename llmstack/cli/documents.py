@@ -1,4 +1,4 @@
-"""`llmstack documents`: list, show, delete, restore, purge, refresh, reweigh."""
+"""`llmstack documents`: list, show, delete, restore, purge."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.text import Text
 
 from ..errors import ConfigurationError, NotFound
 from .exits import FAILED, OK, say
-from .invocation import Invocation, Json, Owner, verb
-from .output import counted, emit_json, plain, printable, show, table
+from .invocation import Invocation, Owner, verb
+from .output import Answer, counted, page, plain, printable, table
 
 if TYPE_CHECKING:
     from ..documents import Chunk, Document
@@ -34,29 +34,27 @@ async def list_documents(
     type: Annotated[list[str] | None, typer.Option(help="Only these types.", show_default=False)] = None,
     language: Annotated[list[str] | None, typer.Option(help="Only these languages.", show_default=False)] = None,
     deleted: Annotated[bool, typer.Option("--deleted", help="Those that can be restored.")] = False,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """List an owner's documents, newest first, a page at a time."""
     from ..documents import DocumentFilter
 
     async with call.stack() as stack:
-        page = await stack.documents.list(
+        found = await stack.documents.list(
             owner_id=owner,
             where=DocumentFilter(document_type=type or None, language=language or None),
             limit=limit,
             cursor=cursor,
             deleted=deleted,
         )
-    if json:
-        emit_json({"total": page.total, "cursor": page.cursor, "documents": [_as_json(one) for one in page.items]})
-        return
-    if page.items:
-        columns = ["id", "name", "type", "language", "bytes", "updated", "id at origin"]
-        show(table(columns, [_row(document) for document in page.items], right=["bytes"]))
-    show(Text(f"{len(page.items):,} of {counted(page.total, 'document')}", style="bold"))
-    if page.cursor is not None:
-        command = call.options.command("documents", "list", "--owner", owner, "--cursor", page.cursor)
-        typer.echo(f"next page: {command}")
+    columns = ["id", "name", "type", "language", "bytes", "updated", "id at origin"]
+    return page(
+        found,
+        name="documents",
+        noun="document",
+        items=[_as_json(one) for one in found.items],
+        rows=table(columns, map(_row, found.items), right=["bytes"]),
+        command=call.options.command("documents", "list", "--owner", owner),
+    )
 
 
 def _row(document: Document) -> Sequence[object]:
@@ -88,8 +86,7 @@ async def show_document(
     *,
     owner: Owner,
     chunks: Annotated[bool, typer.Option("--chunks", help="Its passages too, in reading order.")] = False,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Show one document."""
     async with call.stack() as stack:
         document_id = await _resolved(stack, owner, document)
@@ -97,17 +94,17 @@ async def show_document(
             raise NotFound(f"owner {owner!r} has no document of this id: {document}")
         found = await stack.documents.get(owner_id=owner, document_id=document_id)
         passages = await stack.documents.chunks(owner_id=owner, document_id=found.id)
-    if json:
-        listed = {"chunks": [_chunk_as_json(chunk) for chunk in passages]} if chunks else {}
-        emit_json({**_as_json(found), "chunk_count": len(passages), **listed})
-        return
+    listed = {"chunks": [_chunk_as_json(chunk) for chunk in passages]} if chunks else {}
     facts = {**_as_json(found), "chunks": len(passages)}
-    for name, value in facts.items():
-        if value not in (None, {}):
-            show(Text.assemble((f"{name.replace('_', ' '):<14} ", "bold"), printable(value)))
+    shown = [
+        Text.assemble((f"{name.replace('_', ' '):<14} ", "bold"), printable(value))
+        for name, value in facts.items()
+        if value not in (None, {})
+    ]
     for chunk in passages if chunks else ():
         head = f"\n[{chunk.position}] {chunk.context}  ({counted(chunk.token_count, 'token')})"
-        show(Text(printable(head), style="cyan"), Text(printable(chunk.content)))
+        shown += [Text(printable(head), style="cyan"), Text(printable(chunk.content))]
+    return Answer({**_as_json(found), "chunk_count": len(passages), **listed}, shown)
 
 
 def _chunk_as_json(chunk: Chunk) -> dict[str, Any]:
@@ -124,7 +121,7 @@ async def _resolved(stack: LLMStack, owner: str, given: str) -> uuid.UUID | str:
         return given if found is None else found.id
 
 
-async def _each(call: Invocation, owner: str, ids: Sequence[str], done: str, *, json: bool) -> int:
+async def _each(call: Invocation, owner: str, ids: Sequence[str], done: str) -> Answer:
     """Delete or restore each; one that is absent is named and does not stop the others."""
     changed: list[str] = []
     absent: list[str] = []
@@ -135,25 +132,22 @@ async def _each(call: Invocation, owner: str, ids: Sequence[str], done: str, *, 
             # What is neither a UUID nor known at the origin matches nothing.
             number = 0 if isinstance(key, str) else await change(owner_id=owner, document_id=key)
             (changed if number else absent).append(given)
-    if json:
-        emit_json({done: changed, "not_found": absent})
-    else:
-        typer.echo(f"{done} {counted(len(changed), 'document')}")
     for given in absent:
         say(f"error: owner {owner!r} has no such document: {given}", color="red")
-    return FAILED if absent else OK
+    said = f"{done} {counted(len(changed), 'document')}"
+    return Answer({done: changed, "not_found": absent}, [said], FAILED if absent else OK)
 
 
 @verb(app, "delete")
-async def delete_documents(call: Invocation, ids: Ids, *, owner: Owner, json: Json = False) -> int:
+async def delete_documents(call: Invocation, ids: Ids, *, owner: Owner) -> Answer:
     """Hide documents from every search and list until they are restored or purged."""
-    return await _each(call, owner, ids, "deleted", json=json)
+    return await _each(call, owner, ids, "deleted")
 
 
 @verb(app, "restore")
-async def restore_documents(call: Invocation, ids: Ids, *, owner: Owner, json: Json = False) -> int:
+async def restore_documents(call: Invocation, ids: Ids, *, owner: Owner) -> Answer:
     """Bring deleted documents back, with their vectors; by id alone."""
-    return await _each(call, owner, ids, "restored", json=json)
+    return await _each(call, owner, ids, "restored")
 
 
 @verb(app, "purge")
@@ -163,17 +157,13 @@ async def purge_documents(
     owner: Owner,
     days: Annotated[float, typer.Option(min=0, help="Only what was deleted at least this long ago.")] = 0,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Delete for good what was deleted before."""
     if not yes:
         _confirm(owner)
     async with call.stack() as stack:
         number = await stack.documents.purge(owner_id=owner, older_than=dt.timedelta(days=days))
-    if json:
-        emit_json({"purged": number})
-    else:
-        typer.echo(f"purged {counted(number, 'document')}")
+    return Answer({"purged": number}, [f"purged {counted(number, 'document')}"])
 
 
 def _confirm(owner: str) -> None:
@@ -182,39 +172,3 @@ def _confirm(owner: str) -> None:
     if not sys.stdin.isatty():
         raise ConfigurationError("purge cannot be undone; give --yes where nobody can be asked")
     typer.confirm(f"Delete the deleted documents of {owner!r} for good?", abort=True, err=True)
-
-
-@verb(app, "refresh")
-async def refresh_statistics(call: Invocation, *, json: Json = False) -> None:
-    """Read the term statistics that text search ranks by anew; ingesting does so by itself."""
-    async with call.stack() as stack:
-        refreshed = await stack.documents.refresh_statistics()
-    if json:
-        emit_json(refreshed)
-    elif refreshed is None:
-        typer.echo("another process is doing so right now")
-    else:
-        typer.echo(f"read {counted(refreshed.row_count, 'chunk')}, {refreshed.average_length:.0f} words on average")
-
-
-@verb(app, "reweigh")
-async def reweigh(
-    call: Invocation,
-    *,
-    k1: Annotated[float | None, typer.Option(help="How fast repetition counts less.", show_default=False)] = None,
-    b: Annotated[float | None, typer.Option(help="Length normalisation, 0 to 1.", show_default=False)] = None,
-    average_length: Annotated[
-        float | None, typer.Option(help="Words of a chunk; without it as measured.", show_default=False)
-    ] = None,
-    context_weight: Annotated[
-        float | None, typer.Option(help="Weight of name and section.", show_default=False)
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Give the corpus other BM25 parameters and rewrite its weights, a batch at a time; call again to resume."""
-    async with call.stack() as stack:
-        number = await stack.documents.reweigh(k1=k1, b=b, average_length=average_length, context_weight=context_weight)
-    if json:
-        emit_json({"rewritten": number})
-    else:
-        typer.echo(f"rewrote the weights of {counted(number, 'chunk')}")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from ..errors import ConfigurationError
 from .exits import FAILED, OK, say
-from .invocation import AnyOwner, Invocation, Json, verb
-from .output import counted, emit_json, plain, queue_line, show, table
+from .invocation import AnyOwner, Invocation, verb
+from .output import Answer, counted, plain, progress, queue_line, table
 
 if TYPE_CHECKING:
     from ..embeddings import SpaceStatus, Verification
@@ -34,29 +34,19 @@ LeastCoverage = Annotated[
 
 
 @verb(app, "status")
-async def show_status(call: Invocation, *, owner: AnyOwner = None, space: Space = None, json: Json = False) -> None:
+async def show_status(call: Invocation, *, owner: AnyOwner = None, space: Space = None) -> Answer:
     """Show the embedders, how many chunks wait for a vector, and how many have one."""
     async with call.stack() as stack:
         pending = await stack.embeddings.pending(space=space, owner_id=owner)
         spaces = [one for one in await stack.embeddings.spaces() if space in (None, one.name)]
         embedder, embedders = stack.embeddings.embedder, [one.name for one in stack.embeddings.embedders]
-    if json:
-        emit_json(
-            {
-                "embedder": embedder.name if embedder else None,
-                "embedders": embedders,
-                "pending": plain(pending),
-                "spaces": plain(spaces),
-            }
-        )
-        return
-    typer.echo(f"embedder: {', '.join(embedders) or 'none'}")
-    typer.echo(f"pending:  {queue_line(pending)}")
-    _show_spaces(spaces)
+    name = None if embedder is None else embedder.name
+    shown = [f"embedder: {', '.join(embedders) or 'none'}", f"pending:  {queue_line(pending)}", _listed(spaces)]
     if pending.set_aside:
-        typer.echo(f"\nto try those set aside again: {_command(call, 'process', space, '--retry')}")
+        shown.append(f"\nto try those set aside again: {_command(call, 'process', space, '--retry')}")
     elif pending.waiting:
-        typer.echo(f"\nto embed them: {_command(call, 'process', space)}")
+        shown.append(f"\nto embed them: {_command(call, 'process', space)}")
+    return Answer({"embedder": name, "embedders": embedders, "pending": pending, "spaces": spaces}, shown)
 
 
 def _command(call: Invocation, verb: str, space: str | None, *more: str) -> str:
@@ -65,22 +55,18 @@ def _command(call: Invocation, verb: str, space: str | None, *more: str) -> str:
 
 
 @verb(app, "spaces")
-async def list_spaces(call: Invocation, *, json: Json = False) -> None:
+async def list_spaces(call: Invocation) -> Answer:
     """List the spaces (a model and its dimensions), with coverage and index."""
     async with call.stack() as stack:
         spaces = await stack.embeddings.spaces()
-    if json:
-        emit_json(spaces)
-    else:
-        _show_spaces(spaces)
+    return Answer(spaces, [_listed(spaces)])
 
 
-def _show_spaces(spaces: list[SpaceStatus]) -> None:
+def _listed(spaces: list[SpaceStatus]) -> Table | str:
     if not spaces:
-        typer.echo("no spaces yet: one is made when the first text is embedded")
-        return
+        return "no spaces yet: one is made when the first text is embedded"
     columns = ["space", "dimensions", "distance", "storage", "state", "vectors", "coverage", "pending", "index"]
-    show(table(columns, [_row(space) for space in spaces], right=["dimensions", "vectors", "coverage", "pending"]))
+    return table(columns, map(_row, spaces), right=["dimensions", "vectors", "coverage", "pending"])
 
 
 def _row(space: SpaceStatus) -> list[object]:
@@ -106,36 +92,26 @@ async def process_pending(
     space: Space = None,
     limit: Annotated[int | None, typer.Option("--limit", "-n", help="Chunks at most.", show_default=False)] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Take those up again that failed too often.")] = False,
-    json: Json = False,
-) -> int:
+) -> Answer:
     """Embed what is waiting, the serving space's first; any number of processes may do so at once."""
     async with call.stack() as stack:
         if retry:
             await stack.embeddings.retry_set_aside(space=space, owner_id=owner)
-        with _bar("embedding") as progress:
-            result = await stack.embeddings.process_pending(space=space, owner_id=owner, limit=limit, progress=progress)
-    if json:
-        emit_json(result)
-    else:
-        typer.echo(
-            f"embedded {result.embedded:,}, failed {result.failed:,}; "
-            f"{result.remaining:,} left, {result.set_aside:,} set aside"
-        )
-    return FAILED if result.failed else OK
+        with progress("embedding") as move:
+            result = await stack.embeddings.process_pending(space=space, owner_id=owner, limit=limit, progress=move)
+    said = f"embedded {result.embedded:,}, failed {result.failed:,}"
+    left = f"{result.remaining:,} left, {result.set_aside:,} set aside"
+    return Answer(result, [f"{said}; {left}"], FAILED if result.failed else OK)
 
 
 @verb(app, "backfill")
-async def backfill(call: Invocation, *, owner: AnyOwner = None, space: Space = None, json: Json = False) -> None:
+async def backfill(call: Invocation, *, owner: AnyOwner = None, space: Space = None) -> Answer:
     """Queue every chunk that has no vector in the serving space, or in another one."""
     async with call.stack() as stack:
-        with _bar("queueing") as progress:
-            made = await stack.embeddings.backfill(space=space, owner_id=owner, progress=progress)
-    if json:
-        emit_json({"queued": made})
-        return
-    typer.echo(f"queued {counted(made, 'chunk')}")
-    if made:
-        typer.echo(f"to embed them: {_command(call, 'process', space)}")
+        with progress("queueing") as move:
+            made = await stack.embeddings.backfill(space=space, owner_id=owner, progress=move)
+    next_step = [f"to embed them: {_command(call, 'process', space)}"] if made else []
+    return Answer({"queued": made}, [f"queued {counted(made, 'row')}", *next_step])
 
 
 @verb(app, "add-space")
@@ -157,8 +133,7 @@ async def add_space(
     quantization: Annotated[
         str | None, typer.Option(help="binary: the index holds bits, the vectors rank.", show_default=False)
     ] = None,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Make a space for another embedder; it grows in the shadow until a cut-over."""
     from ..embeddings import named_embedder
 
@@ -173,13 +148,10 @@ async def add_space(
             index_parameters=_parameters(parameter or [], preset),
             quantization=cast("Quantization | None", quantization),
         )
-    if json:
-        emit_json(space)
-        return
-    typer.echo(f"{space.name}: {space.dimensions} dimensions, {space.distance}, {space.storage}, {space.index_method}")
+    shown = [f"{space.name}: {space.dimensions} dimensions, {space.distance}, {space.storage}, {space.index_method}"]
     if not is_known:
-        typer.echo(f"in every process: LLMSTACK_OTHER_EMBEDDERS={name}")
-    typer.echo(f"to queue every chunk: {_command(call, 'backfill', space.name)}")
+        shown.append(f"in every process: LLMSTACK_OTHER_EMBEDDERS={name}")
+    return Answer(space, [*shown, f"to queue every row: {_command(call, 'backfill', space.name)}"])
 
 
 def _parameters(given: list[str], preset: str | None) -> dict[str, int] | str:
@@ -195,20 +167,16 @@ def _parameters(given: list[str], preset: str | None) -> dict[str, int] | str:
 
 
 @verb(app, "verify")
-async def verify(call: Invocation, name: SpaceName, *, least_coverage: LeastCoverage = 1.0, json: Json = False) -> int:
+async def verify(call: Invocation, name: SpaceName, *, least_coverage: LeastCoverage = 1.0) -> Answer:
     """Say what a space lacks to serve; exit status 1 if anything."""
     async with call.stack() as stack:
         found = await stack.embeddings.verify(name, least_coverage=least_coverage)
-    if json:
-        emit_json({**plain(found), "ready": found.ready})
-        return OK if found.ready else FAILED
     recall = "" if found.recall is None else f", recall {found.recall:.1%}"
-    typer.echo(f"{name}: {found.coverage:.1%} covered, {found.pending:,} pending, index {found.index}{recall}")
-    for fault in found.faults:
-        typer.echo(f"- {fault}")
+    shown = [f"{name}: {found.coverage:.1%} covered, {found.pending:,} pending, index {found.index}{recall}"]
+    shown += [f"- {fault}" for fault in found.faults]
     if step := _next_step(call, found):
-        typer.echo(step)
-    return OK if found.ready else FAILED
+        shown.append(step)
+    return Answer({**plain(found), "ready": found.ready}, shown, OK if found.ready else FAILED)
 
 
 def _next_step(call: Invocation, found: Verification) -> str:
@@ -231,47 +199,36 @@ async def cut_over(
     *,
     force: Force = False,
     least_coverage: LeastCoverage = 1.0,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Let a space serve that has every vector and its index; what served before is kept up."""
     async with call.stack() as stack:
         space = await stack.embeddings.cut_over(name, force=force, least_coverage=least_coverage)
         is_known = space.name in {one.name for one in stack.embeddings.embedders}
-    if json:
-        emit_json(space)
-        return
-    _say_who_serves(call, space.name)
     if not is_known:
         say("warning: its embedder is not named here; check LLMSTACK_OTHER_EMBEDDERS of the others", color="yellow")
-    typer.echo(f"to go back: {call.options.command('embeddings', 'roll-back')}")
+    way_back = f"to go back: {call.options.command('embeddings', 'roll-back')}"
+    return Answer(space, [_serving(call, space.name), way_back])
 
 
 @verb(app, "roll-back")
-async def roll_back(
-    call: Invocation, *, force: Force = False, least_coverage: LeastCoverage = 1.0, json: Json = False
-) -> None:
+async def roll_back(call: Invocation, *, force: Force = False, least_coverage: LeastCoverage = 1.0) -> Answer:
     """Let the space serve that served before the last cut-over."""
     async with call.stack() as stack:
         space = await stack.embeddings.roll_back(force=force, least_coverage=least_coverage)
-    if json:
-        emit_json(space)
-    else:
-        _say_who_serves(call, space.name)
+    return Answer(space, [_serving(call, space.name)])
 
 
-def _say_who_serves(call: Invocation, name: str) -> None:
-    typer.echo(f"{name} serves; processes that know its embedder follow within {call.settings.space_refresh:g} s")
+def _serving(call: Invocation, name: str) -> str:
+    return f"{name} serves; processes that know its embedder follow within {call.settings.space_refresh:g} s"
 
 
 @verb(app, "retire")
-async def retire(call: Invocation, name: SpaceName, *, json: Json = False) -> None:
+async def retire(call: Invocation, name: SpaceName) -> Answer:
     """Delete the vectors, jobs and index of a space that does not serve; there is no way back to it."""
     async with call.stack() as stack:
         gone = await stack.embeddings.retire(name)
-    if json:
-        emit_json(gone)
-    else:
-        typer.echo(f"retired {name}: {counted(gone.vectors, 'vector')} and {counted(gone.jobs, 'job')} deleted")
+    said = f"retired {name}: {counted(gone.vectors, 'vector')} and {counted(gone.jobs, 'job')} deleted"
+    return Answer(gone, [said])
 
 
 @verb(app, "index")
@@ -281,8 +238,7 @@ async def build_index(
     space: Space = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build it anew beside the old one, then swap.")] = False,
     drop: Annotated[bool, typer.Option("--drop", help="Drop it instead; searches become exact scans.")] = False,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Build the approximate index of the serving space, or of another one, while everybody reads and writes."""
     if drop and rebuild:
         raise ConfigurationError("--drop and --rebuild exclude one another; give one of them")
@@ -293,48 +249,13 @@ async def build_index(
             await stack.embeddings.drop_index(space=space)
         else:
             make = stack.embeddings.rebuild_index if rebuild else stack.embeddings.build_index
-            with _index_bar() as progress:
-                built = await make(space=space, progress=progress)
-    if json:
-        emit_json({"space": name, "built": built, "dropped": drop})
-    elif drop:
-        typer.echo(f"dropped the index of {name}")
-    else:
-        typer.echo(
-            f"built {counted(len(built), 'index partition')} of {name}" if built else f"{name} is indexed already"
-        )
+            with progress("indexing") as move:
+                built = await make(space=space, progress=None if move is None else functools.partial(_tell, move))
+    made = f"built {counted(len(built), 'index partition')} of {name}" if built else f"{name} is indexed already"
+    said = f"dropped the index of {name}" if drop else made
+    return Answer({"space": name, "built": built, "dropped": drop}, [said])
 
 
-@contextlib.contextmanager
-def _index_bar() -> Iterator[Callable[[IndexProgress], None] | None]:
-    """A bar on stderr where that is a terminal, which says what PostgreSQL is doing."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.progress import Progress
-
-    from .output import console
-
-    with Progress(console=console(error=True), transient=True) as progress:
-        task = progress.add_task("indexing", total=1.0)
-
-        def move(to: IndexProgress) -> None:
-            said = f"partition {to.partition} of {to.partitions}, {to.phase}"
-            progress.update(task, completed=to.share, description=said)
-
-        yield move
-
-
-@contextlib.contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on stderr where that is a terminal, moved by (done, total)."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.progress import Progress
-
-    from .output import console
-
-    with Progress(console=console(error=True), transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+def _tell(move: Callable[..., None], to: IndexProgress) -> None:
+    """What PostgreSQL is doing."""
+    move(to.share, 1.0, f"partition {to.partition} of {to.partitions}, {to.phase}")

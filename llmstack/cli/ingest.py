@@ -11,10 +11,10 @@ import typer
 from rich.text import Text
 
 from ..errors import ValidationError
-from .exits import FAILED, OK, described, say
+from .exits import FAILED, OK, described, exit_code, say
 from .intake import FileOutcome, Intake, Reading, read_only
-from .invocation import Invocation, Json, Owner, verb
-from .output import counted, emit_json, show, table
+from .invocation import Invocation, Owner, verb
+from .output import Answer, counted, table
 
 _LISTED = 40
 _STYLES = {"added": "green", "updated": "cyan", "unchanged": "dim", "readable": "green", "failed": "bold red"}
@@ -53,8 +53,7 @@ async def ingest(
         typer.Option(help="Make identities relative to this folder, the same on every machine.", show_default=False),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the files, store nothing.")] = False,
-    json: Json = False,
-) -> int:
+) -> Answer:
     """Add files: text, Markdown, HTML, PDF, DOCX, mail, source code.
 
     A file's identity is its absolute path, so that a second run from anywhere finds it again: what did not
@@ -77,15 +76,13 @@ async def ingest(
             intake = Intake(stack)
             stopped = await intake.run(reading, files)
             outcomes = intake.outcomes
-    if json:
-        emit_json(_as_json(outcomes, stopped))
-    else:
-        show_outcomes(outcomes)
     _say_what_is_owed(call, outcomes)
+    status = FAILED if any(outcome.outcome == "failed" for outcome in outcomes) else OK
     if stopped is not None:
         say(f"{counted(len(files) - len(outcomes), 'file')} not reached; the same command may be run again")
-        raise stopped
-    return FAILED if any(outcome.outcome == "failed" for outcome in outcomes) else OK
+        say(f"error: {described(stopped)}", color="red")
+        status = exit_code(stopped)
+    return Answer(_as_json(outcomes, stopped), described_outcomes(outcomes), status)
 
 
 def _checked_language(language: str | None) -> str | None:
@@ -120,19 +117,20 @@ def counts(outcomes: Sequence[FileOutcome]) -> dict[str, int]:
     return {name: found[name] for name in _STYLES if name in found}
 
 
-def show_outcomes(outcomes: Sequence[FileOutcome]) -> None:
-    """Print what was stored, then every failure with its reason, then the totals."""
+def described_outcomes(outcomes: Sequence[FileOutcome]) -> list[Any]:
+    """What was stored, then every failure with its reason, then the totals."""
+    shown: list[Any] = []
     stored = [one for one in outcomes if one.outcome not in ("unchanged", "failed")]
     failed = [one for one in outcomes if one.outcome == "failed"]
     if stored:
         rows = [(_styled(one), one.path, one.chunks, one.note) for one in stored[:_LISTED]]
-        show(table(["", "file", "chunks", ""], rows, right=["chunks"]))
+        shown.append(table(["", "file", "chunks", ""], rows, right=["chunks"]))
         if len(stored) > _LISTED:
-            show(Text(f"... and {len(stored) - _LISTED:,} more; --json lists them all", style="dim"))
+            shown.append(Text(f"... and {len(stored) - _LISTED:,} more; --json lists them all", style="dim"))
     if failed:
-        show(table(["", "file", "why"], [(_styled(one), one.path, one.note) for one in failed]))
+        shown.append(table(["", "file", "why"], [(_styled(one), one.path, one.note) for one in failed]))
     totals = ", ".join(f"{number:,} {name}" for name, number in counts(outcomes).items())
-    show(Text(f"{counted(len(outcomes), 'file')}: {totals or 'nothing to read'}", style="bold"))
+    return [*shown, Text(f"{counted(len(outcomes), 'file')}: {totals or 'nothing to read'}", style="bold")]
 
 
 def _styled(outcome: FileOutcome) -> Text:

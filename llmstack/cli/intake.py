@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-import sys
+import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DatabaseError, LLMStackError, ValidationError
 from ..settings import Settings
+from .output import progress
 
 if TYPE_CHECKING:
     from ..documents import AddResult, DocumentInput
@@ -123,7 +123,13 @@ class Intake:
 
     async def run(self, reading: Reading, files: Sequence[Path]) -> DatabaseError | None:
         """Add them all; returns the error of a database that went away meanwhile."""
-        with progress_of(len(files)) as advance:
+        with progress("ingesting") as move:
+            read = itertools.count(1)
+
+            def advance() -> None:
+                if move is not None:
+                    move(next(read), len(files))
+
             try:
                 done = 0
                 async for result in self._stack.documents.add_many(self._inputs(reading, files, advance)):
@@ -183,19 +189,3 @@ def _note(result: AddResult) -> str:
     if result.cleaned:
         notes.append("characters that PostgreSQL cannot store were removed")
     return "; ".join(notes)
-
-
-@contextlib.contextmanager
-def progress_of(total: int, what: str = "ingesting") -> Iterator[Callable[[], None]]:
-    """A bar on stderr where that is a terminal; yields what moves it by one."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from .output import console
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console(error=True), transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda: progress.advance(task)

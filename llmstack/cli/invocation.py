@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -21,6 +21,10 @@ from ..db.database import Database
 from ..errors import ConfigurationError, DatabaseBehind, LLMStackWarning, MissingExtra
 from ..settings import Settings
 from .exits import reporting, say
+from .output import Answer
+
+if TYPE_CHECKING:
+    from ..retrieval import CorpusService
 
 _PANEL = "Global options"
 
@@ -32,6 +36,9 @@ def _print_version(wanted: bool) -> None:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+CorpusName = Annotated[
+    str, typer.Option("--corpus", metavar="NAME", help="What is searched: documents, or one of LLMSTACK_CORPORA.")
+]
 Owner = Annotated[str, typer.Option("--owner", "-o", help="Whose documents; every owner sees its own alone.")]
 AnyOwner = Annotated[str | None, typer.Option("--owner", "-o", help="Only this owner's; without it everybody's.")]
 
@@ -154,6 +161,15 @@ class Invocation:
             yield stack
 
     @contextlib.asynccontextmanager
+    async def corpus(self, name: str, *, migrate: bool = False) -> AsyncIterator[CorpusService[Any, Any]]:
+        """The search of one corpus of the open stack; ConfigurationError for one that is not known here."""
+        async with self.stack(migrate=migrate) as stack:
+            if name not in stack.corpora:
+                known = ", ".join(stack.corpora)
+                raise ConfigurationError(f"no corpus is named {name!r} ({known}); name it in LLMSTACK_CORPORA")
+            yield stack.corpora[name]
+
+    @contextlib.asynccontextmanager
     async def database(self) -> AsyncIterator[Database]:
         """The database as it is, migrated or not."""
         async with contextlib.AsyncExitStack() as opened:
@@ -175,13 +191,15 @@ class Invocation:
             await asyncio.to_thread(server.release)
 
 
-Work = TypeVar("Work", bound=Callable[..., Awaitable[int | None]])
+Outcome = Answer | int | None
+Work = TypeVar("Work", bound=Callable[..., Awaitable[Outcome]])
 
 
 def verb(app: typer.Typer, name: str | None = None) -> Callable[[Work], Work]:
     """Register an async function as a command with the global options; without a name as the group's own.
 
-    Its first argument is the Invocation; it returns an exit status, None for 0.
+    Its first argument is the Invocation. One that returns an Answer gets `--json`; others print by themselves and
+    return an exit status, None for 0.
     """
 
     def register(work: Work) -> Work:
@@ -195,8 +213,11 @@ def verb(app: typer.Typer, name: str | None = None) -> Callable[[Work], Work]:
     return register
 
 
-def _entry(work: Callable[..., Awaitable[int | None]]) -> Callable[..., None]:
-    _, *own = inspect.signature(work, eval_str=True).parameters.values()
+def _entry(work: Callable[..., Awaitable[Outcome]]) -> Callable[..., None]:
+    signature = inspect.signature(work, eval_str=True)
+    _, *own = signature.parameters.values()
+    if signature.return_annotation is Answer:
+        own += inspect.signature(_answering, eval_str=True).parameters.values()
     shared = inspect.signature(_global, eval_str=True).parameters.values()
     parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *shared)]
 
@@ -209,7 +230,8 @@ def _entry(work: Callable[..., Awaitable[int | None]]) -> Callable[..., None]:
         if context.invoked_subcommand is not None:
             _refuse_lost(own, arguments, context.invoked_subcommand)
         else:
-            execute(context.obj, lambda invocation: work(invocation, **arguments))
+            json = arguments.pop("json", False)
+            execute(context.obj, lambda invocation: work(invocation, **arguments), json=json)
 
     entry.__doc__ = work.__doc__
     entry.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -221,6 +243,10 @@ def _refuse_lost(own: Sequence[inspect.Parameter], arguments: Mapping[str, objec
     for parameter in own:
         if arguments[parameter.name] != parameter.default:
             raise typer.BadParameter(f"give --{parameter.name} after {subcommand!r}, if it takes it")
+
+
+def _answering(json: Json = False) -> None:
+    """The signature that every verb with an Answer gets on top of its own."""
 
 
 def _global(
@@ -235,14 +261,18 @@ def _global(
     """The signature that every verb gets on top of its own."""
 
 
-def execute(options: Options, work: Callable[[Invocation], Awaitable[int | None]]) -> None:
-    """Run a verb to its end; always raises typer.Exit."""
+def execute(options: Options, work: Callable[[Invocation], Awaitable[Outcome]], *, json: bool = False) -> None:
+    """Run a verb to its end and print its answer; always raises typer.Exit."""
 
-    async def run() -> int | None:
+    async def run() -> Outcome:
         return await work(Invocation(options=options, settings=options.settings()))
 
     with _quiet(options.verbose), reporting(verbose=options.verbose, way_out=options.way_out):
-        raise typer.Exit(asyncio.run(run()) or 0)
+        outcome = asyncio.run(run())
+        if isinstance(outcome, Answer):
+            outcome.print(json=json)
+            raise typer.Exit(outcome.status)
+        raise typer.Exit(outcome or 0)
 
 
 @contextlib.contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from ..db.paging import Page
     from ..embeddings import PendingCounts
 
 _WIDE = 1000
@@ -32,6 +34,50 @@ def console(*, error: bool = False) -> Console:
     stream = sys.stderr if error else sys.stdout
     width = None if stream.isatty() else _WIDE
     return _Console(file=stream, width=width, highlight=False, emoji=False, markup=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a verb found: `value` for `--json`, `shown` for people (lines, texts and tables), and its exit status."""
+
+    value: Any
+    shown: Sequence[Any] = ()
+    status: int = 0
+
+    def print(self, *, json: bool) -> None:
+        """Print the one or the other."""
+        if json:
+            emit_json(self.value)
+        else:
+            show(*self.shown)
+
+
+def page(found: Page[Any], *, name: str, noun: str, items: Sequence[Any], rows: Table, command: str) -> Answer:
+    """A page as a table with its total and the command of the next one; `items` are what JSON has under `name`."""
+    shown: list[Any] = [
+        *([rows] if items else []),
+        Text(f"{len(items):,} of {counted(found.total, noun)}", style="bold"),
+    ]
+    if found.cursor is not None:
+        shown.append(f"next page: {command} --cursor {found.cursor}")
+    return Answer({"total": found.total, "cursor": found.cursor, name: items}, shown)
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[..., None] | None]:
+    """A bar on stderr, moved by (done, total) and what is said beside it; None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=console(error=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def move(done: float, total: float, said: str = what) -> None:
+            bar.update(task, completed=done, total=total, description=said)
+
+        yield move
 
 
 def emit_json(value: Any) -> None:
@@ -67,10 +113,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: It
 
 
 def show(*items: Any) -> None:
-    """Print tables and texts on stdout."""
+    """Print lines, tables and texts on stdout."""
     out = console()
     for item in items:
-        out.print(item, soft_wrap=not out.is_terminal and not isinstance(item, Table))
+        if isinstance(item, str):
+            typer.echo(item)
+        else:
+            out.print(item, soft_wrap=not out.is_terminal and not isinstance(item, Table))
 
 
 def queue_line(pending: PendingCounts) -> str:
@@ -85,4 +134,5 @@ def queue_line(pending: PendingCounts) -> str:
 
 def counted(number: int, noun: str) -> str:
     """A number with its noun."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    plural = "es" if noun.endswith(("ch", "s", "x")) else "s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{plural}"

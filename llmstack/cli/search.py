@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import enum
-import json as json_module
+import json
 import time
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
 
 import typer
 from rich.console import Group as Lines
@@ -15,14 +15,13 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ..errors import ValidationError
-from .invocation import Invocation, Json, Owner, verb
-from .output import counted, emit_json, plain, printable, show, table
+from .invocation import CorpusName, Invocation, Owner, verb
+from .output import Answer, counted, plain, printable, table
 from .snippets import marked, snippet, terms_of
 
 if TYPE_CHECKING:
     from ..documents import DocumentHit
-    from ..retrieval import SearchExplanation, SearchHits
-    from ..stack import LLMStack
+    from ..retrieval import CorpusService, SearchExplanation, SearchHit, SearchHits
 
 
 class Mode(enum.StrEnum):
@@ -31,13 +30,6 @@ class Mode(enum.StrEnum):
     hybrid = "hybrid"
     vector = "vector"
     text = "text"
-
-
-class Group(enum.StrEnum):
-    """What one hit stands for."""
-
-    document = "document"
-    parent = "parent"
 
 
 def register(app: typer.Typer) -> None:
@@ -50,6 +42,7 @@ async def search(
     query: Annotated[str, typer.Argument(help='Words that rank; `"..."` must occur, `-word` must not.')],
     *,
     owner: Owner,
+    corpus: CorpusName = "documents",
     limit: Annotated[int, typer.Option("--limit", "-n", help="Hits at most.")] = 10,
     mode: Annotated[
         Mode | None,
@@ -57,6 +50,9 @@ async def search(
     ] = None,
     alpha: Annotated[
         float | None, typer.Option(help="Weight of the vector leg, from 0 to 1.", show_default=False)
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="JSON", help="The parts of the corpus' filter.", show_default=False)
     ] = None,
     type: Annotated[list[str] | None, typer.Option(help="Only these document types.", show_default=False)] = None,
     language: Annotated[list[str] | None, typer.Option(help="Only these languages.", show_default=False)] = None,
@@ -68,7 +64,7 @@ async def search(
         list[str] | None, typer.Option(help="Another wording of the query; may be repeated.", show_default=False)
     ] = None,
     group: Annotated[
-        Group | None, typer.Option(help="One hit for each document, or each parent passage.", show_default=False)
+        str | None, typer.Option(help="One hit for each of these: document, parent, ...", show_default=False)
     ] = None,
     rerank: Annotated[
         str | None,
@@ -78,53 +74,53 @@ async def search(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show ranks, scores and terms of each hit, and the plan.")
     ] = False,
-    json: Json = False,
-) -> None:
-    """Find the best passages of an owner's documents."""
-    from ..documents import DocumentFilter
+) -> Answer:
+    """Find the best passages of an owner's documents, or the best rows of another corpus."""
     from ..retrieval import LiteLLMReranker
 
-    wanted = _parsed(metadata)
-    async with call.stack(migrate=call.embedded) as stack:
+    parts = {**(_parsed("where", where) or {}), "document_type": type, "language": language}
+    parts["metadata"] = _parsed("metadata", metadata) or parts.get("metadata")
+    async with call.corpus(corpus, migrate=call.embedded) as searched:
+        wanted = searched.corpus.where.from_json({name: part for name, part in parts.items() if part is not None})
         started = time.perf_counter()
-        hits = await stack.documents.search(
+        hits = await searched.search(
             owner_id=owner,
             query=query,
             limit=limit,
             mode=mode.value if mode else None,
             alpha=alpha,
-            where=DocumentFilter(document_type=type or None, language=language or None, metadata=wanted),
+            where=wanted,
             expand=also or None,
-            group_by=group.value if group else None,
+            group_by=group,
             reranker=LiteLLMReranker(rerank) if rerank else None,
             diversity=diversity,
             explain=explain,
         )
         elapsed = time.perf_counter() - started
-        if json:
-            _emit(query, owner, elapsed, hits)
-        elif hits:
-            show_hits(query, hits, explain=explain)
-            show(Text(_summary(hits, elapsed, explain=explain), style="dim"))
+        unit = searched.corpus.unit
+        if hits:
+            shown: list[Any] = [*described_hits(query, hits, unit=unit, explain=explain)]
+            shown.append(Text(_summary(hits, elapsed, explain=explain), style="dim"))
         else:
-            await _say_nothing_found(call, stack, owner)
-        if hits.explanation is not None and not json:
-            show_explanation(hits.explanation)
+            shown = ["nothing found", *await _way_out(call, searched, owner)]
+        if hits.explanation is not None:
+            shown += _described_explanation(hits.explanation)
+    return Answer(_as_json(query, owner, elapsed, hits), shown)
 
 
-def _parsed(metadata: str | None) -> dict[str, Any] | None:
-    if metadata is None:
+def _parsed(field: str, given: str | None) -> dict[str, Any] | None:
+    if given is None:
         return None
     try:
-        value = json_module.loads(metadata)
+        value = json.loads(given)
     except ValueError as error:
-        raise ValidationError("metadata", f"it is not JSON: {error}") from error
+        raise ValidationError(field, f"it is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ValidationError("metadata", 'it must be a JSON object, such as {"team": "hr"}')
+        raise ValidationError(field, 'it must be a JSON object, such as {"team": "hr"}')
     return value
 
 
-def _emit(query: str, owner: str, elapsed: float, hits: SearchHits[DocumentHit]) -> None:
+def _as_json(query: str, owner: str, elapsed: float, hits: SearchHits[Any]) -> dict[str, Any]:
     ranked = [{"rank": rank, **plain(hit)} for rank, hit in enumerate(hits, 1)]
     answer = {
         "query": query,
@@ -137,19 +133,24 @@ def _emit(query: str, owner: str, elapsed: float, hits: SearchHits[DocumentHit])
     }
     if hits.explanation is not None:
         answer["explanation"] = plain(hits.explanation)
-    emit_json(answer)
+    return answer
 
 
-def show_hits(query: str, hits: Sequence[DocumentHit], *, explain: bool = False) -> None:
-    """Print each hit with its place and the passage around what matched."""
+def described_hits(query: str, hits: Sequence[SearchHit], *, unit: str, explain: bool = False) -> list[Lines]:
+    """Each hit with its place and the passage around what matched."""
     terms = terms_of(query)
-    show(*(_shown(rank, hit, terms, explain=explain) for rank, hit in enumerate(hits, 1)))
+    return [_shown(rank, hit, unit, terms, explain=explain) for rank, hit in enumerate(hits, 1)]
 
 
-def _shown(rank: int, hit: DocumentHit, terms: Sequence[str], *, explain: bool) -> Lines:
-    title, place = _title(hit), printable(hit.id_at_origin)
-    kind = f"({hit.document_type})"
-    if title == PurePath(place).name:
+def _is_document(hit: SearchHit) -> TypeGuard[DocumentHit]:
+    # Its class is loaded where there is a hit of it.
+    return hasattr(hit, "document_name")
+
+
+def _shown(rank: int, hit: SearchHit, unit: str, terms: Sequence[str], *, explain: bool) -> Lines:
+    title, place = _title(hit), printable(getattr(hit, unit))
+    kind = f"({hit.document_type})" if _is_document(hit) else ""
+    if title in ("", PurePath(place).name):
         title, place = place, ""
     head = Text.assemble((f"{rank:>2}. ", "bold"), (title, "bold cyan"), (f"  {hit.score:.3f}", "dim"))
     passage = Text(printable(snippet(hit.content, terms)))
@@ -163,24 +164,26 @@ def _shown(rank: int, hit: DocumentHit, terms: Sequence[str], *, explain: bool) 
     return Lines(head, *(Padding(line, (0, 0, 0, 4), expand=False) for line in lines), Text(""))
 
 
-def _title(hit: DocumentHit) -> str:
+def _title(hit: SearchHit) -> str:
     """The document's name and the section path, without a heading that repeats the one before it."""
+    if not _is_document(hit):
+        return printable(hit.context)
     context = hit.context if hit.context.startswith(hit.document_name) else hit.document_name
     parts = printable(context).split(" > ")
     return " > ".join(part for number, part in enumerate(parts) if number == 0 or part != parts[number - 1])
 
 
-def _legs(hit: DocumentHit) -> str:
+def _legs(hit: SearchHit) -> str:
     parts = [f"{name}: not found" for name in ("text", "vector") if name not in hit.legs]
     parts += [f"{name}: rank {leg.rank}, score {leg.score:.4f}" for name, leg in hit.legs.items()]
     return "   ".join(sorted(parts))
 
 
-def _matched(hit: DocumentHit) -> str:
+def _matched(hit: SearchHit) -> str:
     return ", ".join(f"{printable(term.lexeme)} ({term.idf:.2f} x {term.weight:.2f})" for term in hit.matched)
 
 
-def _summary(hits: SearchHits[DocumentHit], elapsed: float, *, explain: bool) -> str:
+def _summary(hits: SearchHits[Any], elapsed: float, *, explain: bool) -> str:
     said = f"{counted(len(hits), 'hit')} in {elapsed * 1000:.0f} ms, mode {hits.mode}"
     if hits.reranked:
         said += ", reranked"
@@ -190,8 +193,8 @@ def _summary(hits: SearchHits[DocumentHit], elapsed: float, *, explain: bool) ->
     return f"{said}; {found['text']} found by text, {found['vector']} by vector; the score fuses both"
 
 
-def show_explanation(told: SearchExplanation) -> None:
-    """Print the terms of the query, what it was answered with, and the scans of its plan."""
+def _described_explanation(told: SearchExplanation) -> list[Any]:
+    """The terms of the query, what it was answered with, and the scans of its plan."""
     terms = [
         [term.lexeme, f"{term.idf:.3f}", term.frequency, f"{term.document_count:,}", f"{term.estimated_rows:,.0f}",
          "candidates" if term.is_candidate else "score only"]
@@ -204,19 +207,24 @@ def show_explanation(told: SearchExplanation) -> None:
     stages = ", ".join(f"{name} {spent:.1f}" for name, spent in told.milliseconds.items())
     settings = ", ".join(f"{name} {value}" for name, value in told.settings.items())
     numbers = ["idf", "times", "rows with it", "expected rows", "rows", "ms"]
+    shown: list[Any] = []
     if terms:
-        show(table(["term", "idf", "times", "rows with it", "expected rows", "used for"], terms, right=numbers))
-        typer.echo(f"expected candidates: {told.estimated_rows:,.0f} of a budget of {told.budget:,}\n")
-    show(table(["part", "scan", "of", "rows", "ms"], steps, right=numbers))
-    typer.echo(
+        columns = ["term", "idf", "times", "rows with it", "expected rows", "used for"]
+        shown.append(table(columns, terms, right=numbers))
+        shown.append(f"expected candidates: {told.estimated_rows:,.0f} of a budget of {told.budget:,}\n")
+    return [
+        *shown,
+        table(["part", "scan", "of", "rows", "ms"], steps, right=numbers),
         f"planned in {told.planning_milliseconds:.1f} ms, executed in {told.execution_milliseconds:.1f} ms\n"
         f"space: {told.space or 'none'}; weight of the vector leg: {'none' if told.alpha is None else told.alpha}\n"
-        f"settings: {settings}\nmilliseconds: {stages}"
-    )
+        f"settings: {settings}\nmilliseconds: {stages}",
+    ]
 
 
-async def _say_nothing_found(call: Invocation, stack: LLMStack, owner: str) -> None:
-    typer.echo("nothing found")
-    if (await stack.documents.list(owner_id=owner, limit=1)).total == 0:
-        command = call.options.command("ingest", "PATH", "--owner", owner)
-        typer.echo(f"owner {owner!r} has no documents in schema {stack.service.schema!r}; try: {command}")
+async def _way_out(call: Invocation, searched: CorpusService[Any, Any], owner: str) -> list[str]:
+    from ..documents import DocumentService
+
+    if not isinstance(searched, DocumentService) or (await searched.list(owner_id=owner, limit=1)).total:
+        return []
+    command = call.options.command("ingest", "PATH", "--owner", owner)
+    return [f"owner {owner!r} has no documents in this schema; try: {command}"]

@@ -1,4 +1,4 @@
-"""`llmstack calibrate`, `searches` and `feedback`: tune a search by what people said of its hits."""
+"""`llmstack calibrate`, `searches`, `feedback`, `refresh`, `reweigh`: tune the search of a corpus."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import typer
 from rich.text import Text
 
 from ..errors import ConfigurationError, ValidationError
-from .invocation import AnyOwner, Invocation, Json, Owner, verb
-from .output import counted, emit_json, plain, show, table
+from .invocation import AnyOwner, CorpusName, Invocation, Owner, verb
+from .output import Answer, counted, page, plain, table
 
 if TYPE_CHECKING:
     from ..retrieval import Calibration, JudgedQuery, RecordedSearch
@@ -26,16 +26,19 @@ def register(app: typer.Typer) -> None:
     verb(app, "calibrate")(calibrate)
     verb(app, "searches")(searches)
     verb(app, "feedback")(feedback)
+    verb(app, "refresh")(refresh)
+    verb(app, "reweigh")(reweigh)
 
 
 async def calibrate(
     call: Invocation,
     *,
     owner: AnyOwner = None,
+    corpus: CorpusName = "documents",
     judged: Annotated[
         Path | None,
         typer.Option(
-            help='JSON lines: {"owner_id": ..., "query": ..., "relevant": {id at origin: grade}}. Without it '
+            help='JSON lines: {"owner_id": ..., "query": ..., "relevant": {unit: grade}}. Without it '
             "recorded feedback.",
             show_default=False,
         ),
@@ -46,19 +49,18 @@ async def calibrate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be chosen, change nothing.")] = False,
     show_all: Annotated[bool, typer.Option("--show", help="List the calibrations.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Put the settings before the last one back.")] = False,
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Choose the weight of the vectors and the BM25 parameters by judged queries."""
     _check_combination(judged, dry_run=dry_run, show_all=show_all, undo=undo)
     given = None if judged is None else _read(judged, owner)
-    async with call.stack() as stack:
+    async with call.corpus(corpus) as searched:
         if show_all:
-            found = list(await stack.documents.calibrations())
+            found = list(await searched.calibrations())
         elif undo:
-            found = [await stack.documents.undo_calibration()]
+            found = [await searched.undo_calibration()]
         else:
             found = [
-                await stack.documents.calibrate(
+                await searched.calibrate(
                     given,
                     owner_id=None if given is not None else owner,
                     minimum=minimum,
@@ -67,14 +69,9 @@ async def calibrate(
                     dry_run=dry_run,
                 )
             ]
-    if json:
-        listed = [_as_json(one) for one in found]
-        emit_json({"calibrations": listed} if show_all else listed[0])
-    elif not found:
-        typer.echo("there is no calibration")
-    else:
-        for one in found:
-            show(*_described(one))
+    listed = [_as_json(one) for one in found]
+    shown: list[Any] = [line for one in found for line in _described(one)] or ["there is no calibration"]
+    return Answer({"calibrations": listed} if show_all else listed[0], shown)
 
 
 def _check_combination(judged: Path | None, *, dry_run: bool, show_all: bool, undo: bool) -> None:
@@ -99,7 +96,7 @@ def _judged(line: str, number: int, owner: str | None) -> JudgedQuery:
         graded = relevant if isinstance(relevant, Mapping) else dict.fromkeys(map(str, relevant), 1.0)
         return JudgedQuery(owner_id=owner or value["owner_id"], query=value["query"], relevant=dict(graded))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        wanted = '{"owner_id": ..., "query": ..., "relevant": {id at origin: grade}}'
+        wanted = '{"owner_id": ..., "query": ..., "relevant": {unit: grade}}'
         raise ValidationError("judged", f"line {number} is not {wanted}: {error!r:.100}") from error
 
 
@@ -125,27 +122,20 @@ def _described(one: Calibration) -> list[Text]:
 
 
 async def searches(
-    call: Invocation, *, owner: Owner, limit: Limit = 20, cursor: Cursor = None, json: Json = False
-) -> None:
+    call: Invocation, *, owner: Owner, corpus: CorpusName = "documents", limit: Limit = 20, cursor: Cursor = None
+) -> Answer:
     """List an owner's logged searches, newest first, with the grades of their hits."""
-    async with call.stack() as stack:
-        page = await stack.documents.searches(owner_id=owner, limit=limit, cursor=cursor)
-    if json:
-        emit_json(
-            {"total": page.total, "cursor": page.cursor, "searches": [_search_as_json(one) for one in page.items]}
-        )
-        return
-    if page.items:
-        columns = ["id", "at", "mode", "ms", "hits", "graded", "query"]
-        show(table(columns, [_row(one) for one in page.items], right=["ms", "hits", "graded"]))
-    show(
-        Text(
-            f"{len(page.items):,} of {counted(page.total, 'logged search').replace('searchs', 'searches')}",
-            style="bold",
-        )
+    async with call.corpus(corpus) as searched:
+        found = await searched.searches(owner_id=owner, limit=limit, cursor=cursor)
+    columns = ["id", "at", "mode", "ms", "hits", "graded", "query"]
+    return page(
+        found,
+        name="searches",
+        noun="logged search",
+        items=[_search_as_json(one) for one in found.items],
+        rows=table(columns, map(_row, found.items), right=["ms", "hits", "graded"]),
+        command=call.options.command("searches", "--owner", owner, "--corpus", corpus),
     )
-    if page.cursor is not None:
-        typer.echo(f"next page: {call.options.command('searches', '--owner', owner, '--cursor', page.cursor)}")
 
 
 def _row(one: RecordedSearch) -> tuple[object, ...]:
@@ -169,22 +159,22 @@ async def feedback(
     call: Invocation,
     search: Annotated[str, typer.Argument(metavar="SEARCH", help="The id of a logged search.")],
     grades: Annotated[
-        list[str], typer.Argument(metavar="HIT=GRADE...", help="An id at the origin or a chunk's id, and 0 or more.")
+        list[str],
+        typer.Argument(
+            metavar="HIT=GRADE...", help="What is judged (an id at the origin) or a row's id, and 0 or more."
+        ),
     ],
     *,
     owner: Owner,
-    json: Json = False,
-) -> None:
+    corpus: CorpusName = "documents",
+) -> Answer:
     """Grade the hits of a logged search; a later grade replaces an earlier one."""
     parsed: dict[Any, float] = dict(map(_grade, grades))
     if len(parsed) < len(grades):
         raise ValidationError("grades", "a hit is named twice")
-    async with call.stack() as stack:
-        number = await stack.documents.record_feedback(owner_id=owner, search_id=search, grades=parsed)
-    if json:
-        emit_json({"recorded": number})
-    else:
-        typer.echo(f"recorded {counted(number, 'grade')}")
+    async with call.corpus(corpus) as searched:
+        number = await searched.record_feedback(owner_id=owner, search_id=search, grades=parsed)
+    return Answer({"recorded": number}, [f"recorded {counted(number, 'grade')}"])
 
 
 def _grade(given: str) -> tuple[str, float]:
@@ -195,3 +185,31 @@ def _grade(given: str) -> tuple[str, float]:
         return hit, float(grade)
     except ValueError:
         raise ValidationError("grades", f"{given!r:.60} is not HIT=GRADE, such as notes.md=2") from None
+
+
+async def refresh(call: Invocation, *, corpus: CorpusName = "documents") -> Answer:
+    """Read the term statistics that text search ranks by anew; ingesting does so by itself."""
+    async with call.corpus(corpus) as searched:
+        read = await searched.refresh_statistics()
+    if read is None:
+        return Answer(None, ["another process is doing so right now"])
+    return Answer(read, [f"read {counted(read.row_count, 'row')}, {read.average_length:.0f} words on average"])
+
+
+async def reweigh(
+    call: Invocation,
+    *,
+    corpus: CorpusName = "documents",
+    k1: Annotated[float | None, typer.Option(help="How fast repetition counts less.", show_default=False)] = None,
+    b: Annotated[float | None, typer.Option(help="Length normalisation, 0 to 1.", show_default=False)] = None,
+    average_length: Annotated[
+        float | None, typer.Option(help="Words of a row; without it as measured.", show_default=False)
+    ] = None,
+    context_weight: Annotated[
+        float | None, typer.Option(help="Weight of name and section.", show_default=False)
+    ] = None,
+) -> Answer:
+    """Give the corpus other BM25 parameters and rewrite its weights, a batch at a time; call again to resume."""
+    async with call.corpus(corpus) as searched:
+        number = await searched.reweigh(k1=k1, b=b, average_length=average_length, context_weight=context_weight)
+    return Answer({"rewritten": number}, [f"rewrote the weights of {counted(number, 'row')}"])

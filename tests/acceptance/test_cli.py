@@ -24,9 +24,10 @@ VERBS = [
     ("demo",), ("ingest",), ("search",), ("doctor",),
     ("migrate",), ("migrate", "status"), ("migrate", "check"), ("migrate", "sql"), ("migrate", "grants"),
     ("documents", "list"), ("documents", "show"), ("documents", "delete"), ("documents", "restore"),
-    ("documents", "purge"), ("documents", "refresh"),
+    ("documents", "purge"), ("refresh",), ("reweigh",),
     ("embeddings", "status"), ("embeddings", "process"), ("embeddings", "spaces"), ("embeddings", "backfill"),
-    ("embeddings", "index"),
+    ("embeddings", "index"), ("embeddings", "verify"), ("embeddings", "cut-over"), ("calibrate",), ("searches",),
+    ("feedback",),
 ]  # fmt: skip
 GLOBAL = ("--url", "--schema", "--data-dir", "--embedder", "--verbose", "--version")
 nowhere = CommandLine("postgresql://reader:hunter2@127.0.0.1:1/shop")

@@ -140,8 +140,8 @@ async def test_uncovered_chunks_and_old_statistics_are_noted(filled: HereCommand
     found = _findings(filled.run("doctor", "--json"))
     assert found["spaces"]["status"] == "note"
     assert found["spaces"]["way_out"] == "llmstack embeddings backfill, then llmstack embeddings process"
-    assert found["statistics"]["way_out"] == "llmstack documents refresh"
-    for way_out in (["documents", "refresh"], ["embeddings", "backfill"], ["embeddings", "process"]):
+    assert found["statistics"]["way_out"] == "llmstack refresh --corpus documents"
+    for way_out in (["refresh"], ["embeddings", "backfill"], ["embeddings", "process"]):
         assert filled.run(*way_out).status == 0
     healed = _findings(filled.run("doctor", "--json"))
     assert (healed["spaces"]["status"], healed["statistics"]["status"]) == ("ok", "ok")

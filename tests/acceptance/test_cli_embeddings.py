@@ -28,7 +28,7 @@ def test_a_backfill_and_a_run_give_every_chunk_its_vector(unembedded: HereComman
     before = unembedded.run("embeddings", "status")
     assert "no spaces yet" in before.output
     queued = unembedded.run("embeddings", "backfill")
-    assert queued.output == "queued 3 chunks\nto embed them: llmstack embeddings process\n"
+    assert queued.output == "queued 3 rows\nto embed them: llmstack embeddings process\n"
     waiting = unembedded.run("embeddings", "status", "--json").json
     assert waiting["pending"] == {"waiting": 3, "leased": 0, "set_aside": 0}
     assert unembedded.run("embeddings", "process", "-n", "1").output == ("embedded 1, failed 0; 2 left, 0 set aside\n")
@@ -92,7 +92,7 @@ async def test_the_model_is_changed_step_by_step_each_naming_the_next(old: HereC
     made = old.run("embeddings", "add-space", "local", "--index-method", "none")
     assert made.output == (
         f"{LOCAL}: 256 dimensions, cosine, halfvec, none\n"
-        f"to queue every chunk: llmstack embeddings backfill --space {LOCAL}\n"
+        f"to queue every row: llmstack embeddings backfill --space {LOCAL}\n"
     )
     lacking = old.run("embeddings", "verify", LOCAL)
     assert (lacking.status, lacking.output.splitlines()) == (
@@ -107,7 +107,7 @@ async def test_the_model_is_changed_step_by_step_each_naming_the_next(old: HereC
     assert refused.status == 1
     assert f"error: cannot cut over to '{LOCAL}': 3 of 3 rows" in refused.errors
     queued = old.run("embeddings", "backfill", "--space", LOCAL)
-    assert queued.output == f"queued 3 chunks\nto embed them: llmstack embeddings process --space {LOCAL}\n"
+    assert queued.output == f"queued 3 rows\nto embed them: llmstack embeddings process --space {LOCAL}\n"
     assert f"embeddings process --space {LOCAL}" in old.run("embeddings", "verify", LOCAL).output
     assert f"process --space {LOCAL}" in old.run("embeddings", "status", "--space", LOCAL).output
     assert old.run("embeddings", "process", "--space", LOCAL).output.startswith("embedded 3, failed 0; 0 left")

@@ -1,4 +1,4 @@
-"""`llmstack calibrate`, `searches`, `feedback` and `documents reweigh`."""
+"""`llmstack calibrate`, `searches`, `feedback` and `reweigh`."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def test_searches_are_listed_and_graded(notes: HereCommandLine) -> None:
 
 
 def test_parameters_are_set_and_refused(notes: HereCommandLine) -> None:
-    done = notes.run("documents", "reweigh", "--k1", "0.9", "--b", "0.4", "--context-weight", "2", *TEXT, "--json")
+    done = notes.run("reweigh", "--k1", "0.9", "--b", "0.4", "--context-weight", "2", *TEXT, "--json")
     assert done.json["rewritten"] >= 50
-    assert notes.run("documents", "reweigh", *TEXT).output == "rewrote the weights of 0 chunks\n"
-    refused = notes.run("documents", "reweigh", "--b", "2", *TEXT)
+    assert notes.run("reweigh", *TEXT).output == "rewrote the weights of 0 rows\n"
+    refused = notes.run("reweigh", "--b", "2", *TEXT)
     assert (refused.status, refused.errors) == (2, "error: b: it must be from 0 to 1, not 2.0\n")
