@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from notes import NOTES, Note, NoteFilter, NotesBase
@@ -15,6 +16,16 @@ from llmstack.db import Service
 from llmstack.documents import DocumentFilter, DocumentInput
 from llmstack.embeddings.writing import hide, renew, show
 from llmstack.retrieval import CorpusService, Filter
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A row that a test writes."""
+
+    unit: str
+    content: str = "a few words"
+    moment: dt.datetime | None = None
+    title: str | None = None
 
 
 class World(Protocol):
@@ -30,8 +41,9 @@ class World(Protocol):
         owner_id: str = "acme",
         moment: dt.datetime | None = None,
         metadata: Mapping[str, Any] | None = None,
+        title: str | None = None,
     ) -> None:
-        """Write a row for each unit, or its new text, embedded; `moment` and `metadata` are alike for all of them."""
+        """Write a row for each unit, or its new text, embedded; the other parts are alike for all of them."""
 
     async def delete(self, *units: str, owner_id: str = "acme") -> None:
         """Hide the rows of these units."""
@@ -57,11 +69,11 @@ class Documents:
         owner_id: str = "acme",
         moment: dt.datetime | None = None,
         metadata: Mapping[str, Any] | None = None,
+        title: str | None = None,
     ) -> None:
+        more: dict[str, Any] = {"document_date": moment, "metadata": metadata or {}, "document_name": title}
         inputs = [
-            DocumentInput(
-                owner_id=owner_id, id_at_origin=unit, content=content, document_date=moment, metadata=metadata or {}
-            )
+            DocumentInput(owner_id=owner_id, id_at_origin=unit, content=content, **more)
             for unit, content in units.items()
         ]
         async for result in self.stack.documents.add_many(inputs):
@@ -92,11 +104,12 @@ class Notes:
         owner_id: str = "acme",
         moment: dt.datetime | None = None,
         metadata: Mapping[str, Any] | None = None,
+        title: str | None = None,
     ) -> None:
         # A space for the jobs to be in; a service makes it with its first search or write.
         if self.stack.embeddings.embedder is not None:
             await self.stack.embeddings.space()
-        more: dict[str, Any] = {} if moment is None else {"written_at": moment}
+        more: dict[str, Any] = {"context": title or "", **({} if moment is None else {"written_at": moment})}
 
         async def work(session: AsyncSession) -> None:
             slugs = select(Note).where(Note.owner_id == owner_id, Note.slug.in_(units))
@@ -139,6 +152,20 @@ class Notes:
 
     def where(self, **metadata: Any) -> Filter:
         return NoteFilter(metadata=metadata)
+
+
+async def write(world: World, texts: Iterable[Text], *, owner_id: str = "acme") -> None:
+    """Write rows, those whose other parts are alike together."""
+    together: dict[tuple[Any, ...], dict[str, str]] = {}
+    for one in texts:
+        together.setdefault((one.moment, one.title), {})[one.unit] = one.content
+    for (moment, title), units in together.items():
+        await world.add(units, owner_id=owner_id, moment=moment, title=title)
+
+
+def units(world: World, hits: Iterable[Any]) -> list[str]:
+    """What people would judge, in the order of the hits."""
+    return [str(getattr(hit, world.corpus.corpus.unit)) for hit in hits]
 
 
 KINDS: Mapping[str, Callable[[LLMStack], World]] = {"documents": Documents, "notes": Notes}

@@ -5,16 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from corpus_support import MakeWorld, World
+from corpus_support import MakeWorld, World, units
 
 from llmstack.errors import ConfigurationError, ValidationError
 from llmstack.retrieval import Corpus, Filter, SearchHit, SearchNotFound
 
 MODES: list[Any] = ["text", "vector", "hybrid"]
-
-
-def units(world: World, hits: Any) -> list[str]:
-    return [getattr(hit, world.corpus.corpus.unit) for hit in hits]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -158,3 +158,24 @@ async def test_one_session_may_bind_the_hosts_models_to_the_hosts_engine(stack: 
     async with AsyncSession(binds=binds) as session:
         assert await session.scalar(select(func.count()).select_from(Product)) == 0
         assert await session.scalar(select(func.count(Document.id))) == 0
+
+
+async def test_what_the_orm_writes_is_weighed_as_its_corpus_is(stack: LLMStack) -> None:
+    result = await stack.documents.add(owner_id="acme", id_at_origin="d", content="kettle whistles")
+    assert result.document is not None
+    await stack.documents.reweigh(k1=0.9, b=0.4, average_length=50.0, context_weight=2.0)
+    rows = [
+        Chunk(owner_id="acme", document_id=result.document.id, position=number, content=f"kettle {number}",
+              token_count=1, start_offset=0, end_offset=1, content_hash=str(number).encode())
+        for number in range(9, 12)
+    ]  # fmt: skip
+
+    async def work(session: AsyncSession) -> None:
+        session.add_all(rows)
+
+    await stack.service.transaction(work)
+    columns = (Chunk.bm25_k1, Chunk.bm25_b, Chunk.bm25_average_length, Chunk.bm25_context_weight)
+    async with stack.service.session() as session:
+        stored = {tuple(row) for row in await session.execute(select(*columns))}
+    assert len(stored) == 1
+    assert stored.pop() == pytest.approx((0.9, 0.4, 50.0, 2.0))
