@@ -1,0 +1,223 @@
+"""A change of model over our documents and two tables of a host, also when the server is killed in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import psutil
+import pytest
+import pytest_asyncio
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from corpus_support import Notes, create_notes, units
+from document_support import DIMENSIONS, Words
+from notes import NOTES, Note, NoteEmbedding, NotesBase
+from sqlalchemy import Connection, UniqueConstraint, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from llmstack import LLMStack
+from llmstack.db import Database, ddl
+from llmstack.db.base import Identified
+from llmstack.db.embedded import EmbeddedServer, start
+from llmstack.documents import ChunkEmbedding, DocumentInput
+from llmstack.embeddings import (
+    CallableEmbedder,
+    EmbeddedTable,
+    EmbeddingJobMixin,
+    EmbeddingMixin,
+    job_table,
+    renew,
+    vector_table,
+)
+from llmstack.errors import Conflict, DatabaseUnavailable
+from llmstack.retrieval import Corpus, Filter, SearchHit
+from llmstack.search import SearchableMixin, search_index
+from llmstack.settings import Settings
+
+ROWS = 150
+"""Of each table."""
+
+
+class Letter(Identified, SearchableMixin, NotesBase):
+    __tablename__ = "letters"
+    __table_args__ = (UniqueConstraint("owner_id", "id"), search_index("letters"))
+    __corpus__ = "letters"
+
+
+class LetterEmbedding(EmbeddingMixin, NotesBase):
+    __tablename__ = "letter_embeddings"
+    __table_args__ = vector_table(Letter, partitions=2)
+
+
+class LetterJob(EmbeddingJobMixin, NotesBase):
+    __tablename__ = "letter_jobs"
+    __table_args__ = job_table(Letter)
+
+
+LETTERS = Corpus(
+    name="letters", rows=Letter, hit=SearchHit, where=Filter,
+    vectors=EmbeddedTable(rows=Letter, embeddings=LetterEmbedding, jobs=LetterJob, text=Letter.content),
+)  # fmt: skip
+
+
+def embedders(words: Words) -> dict[str, Any]:
+    old, new = (CallableEmbedder(words, name=name, dimensions=DIMENSIONS) for name in ("old", "new"))
+    return {"embedder": old, "other_embedders": [new], "settings": Settings(space_refresh=0.0, embedding_batch_size=8)}
+
+
+def new_of(words: Words) -> CallableEmbedder:
+    return CallableEmbedder(words, name="new", dimensions=DIMENSIONS)
+
+
+@pytest_asyncio.fixture
+async def stack(llmstack_database: Database) -> AsyncIterator[LLMStack]:
+    await create_notes(llmstack_database.service())
+    async with LLMStack(engine=llmstack_database.engine, **embedders(Words())) as stack:
+        yield stack
+
+
+async def test_a_corpus_that_is_registered_while_a_model_changes_joins_it(stack: LLMStack) -> None:
+    await stack.documents.add(owner_id="acme", id_at_origin="d", content="kettle")
+    await stack.embeddings.add_space(new_of(Words()), index_method="none")
+    await stack.embeddings.backfill(space="new")
+    await stack.embeddings.process_pending(space="new")
+    with pytest.raises(Conflict, match=r'"notebook"."note_embeddings".*LLMSTACK_CORPORA'):
+        await stack.embeddings.cut_over("new")
+    notes = Notes(stack)
+    await notes.add({"n": "kettle"})
+    stack.corpus(LETTERS)
+    assert (await stack.embeddings.verify("new")).ready
+    async with stack.service.session() as session:
+        await session.execute(text("DELETE FROM notebook.note_embeddings"))
+        await session.commit()
+    (fault,) = (await stack.embeddings.verify("new")).faults
+    assert fault.startswith("notes: 1 of 1 rows have neither vector nor job")
+    with pytest.raises(Conflict, match="notes: 1 of 1 rows"):
+        await stack.embeddings.cut_over("new")
+    await stack.embeddings.backfill(space="new")
+    await stack.embeddings.process_pending(space="new")
+    await stack.embeddings.cut_over("new")
+    for corpus in (stack.documents, notes.corpus):
+        hits = await corpus.search(owner_id="acme", query="kettle", mode="vector")
+        assert [hit.content for hit in hits] == ["kettle"]
+
+
+async def keep_notes_in_step(stack: LLMStack) -> None:
+    def work(connection: Connection) -> None:
+        with Operations.context(MigrationContext.configure(connection)):
+            ddl.keep_in_step("notes", vectors="note_embeddings", jobs="note_jobs", text=["content"], schema="notebook")
+
+    async with stack.service.engine.begin() as connection:
+        await connection.run_sync(work)
+
+
+async def test_rows_that_other_tools_write_are_embedded_and_found(stack: LLMStack) -> None:
+    await keep_notes_in_step(stack)
+    notes = Notes(stack)
+    await stack.embeddings.space()
+    async with stack.service.session() as session:
+        rows = [{"owner_id": "acme", "slug": name, "content": name} for name in ("kettle", "teapot")]
+        await session.execute(insert(Note), rows)
+        await session.commit()
+    assert (await stack.embeddings.process_pending()).embedded == 2
+    hits = await notes.corpus.search(owner_id="acme", query="kettle", mode="vector")
+    assert units(notes, hits)[0] == "kettle"
+    async with stack.service.session() as session:
+        await session.execute(update(Note).where(Note.slug == "kettle").values(content="rocket"))
+        await session.execute(update(Note).where(Note.slug == "teapot").values(deleted_at=func.now()))
+        await session.commit()
+    assert await notes.corpus.search(owner_id="acme", query="teapot", mode="vector") == []
+    assert (await stack.embeddings.process_pending()).embedded == 1
+    (hit,) = await notes.corpus.search(owner_id="acme", query="rocket", mode="vector")
+    assert hit.content == "rocket"
+
+
+def kill(server: EmbeddedServer) -> None:
+    """Kill the server and its backends, as a loss of power would."""
+    postmaster = psutil.Process(int((server.data_dir / "postmaster.pid").read_text().splitlines()[0]))
+    for process in [postmaster, *postmaster.children(recursive=True)]:
+        os.kill(process.pid, signal.SIGKILL)
+    psutil.wait_procs([postmaster], timeout=10)
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    server = start(tmp_path_factory.mktemp("crash") / "data", announce=False)
+    yield server
+    server.release()
+
+
+async def fill(stack: LLMStack) -> None:
+    inputs = [DocumentInput(owner_id="acme", id_at_origin=f"d{n}", content=f"topic{n}") for n in range(ROWS)]
+    async for result in stack.documents.add_many(inputs):
+        assert result.error is None
+    await Notes(stack).add({f"n{n}": f"topic{n}" for n in range(ROWS)})
+
+    async def work(session: AsyncSession) -> None:
+        letters = [Letter(owner_id="acme", content=f"topic{n}") for n in range(ROWS)]
+        session.add_all(letters)
+        await session.flush()
+        assert LETTERS.vectors is not None
+        await renew(session, LETTERS.vectors, owner_id="acme", row_ids=[letter.id for letter in letters])
+
+    await stack.service.transaction(work)
+    await stack.embeddings.process_pending()
+
+
+async def vectors(stack: LLMStack) -> list[int]:
+    counts = [select(func.count()).select_from(one) for one in (ChunkEmbedding, NoteEmbedding, LetterEmbedding)]
+    async with stack.service.session() as session:
+        return [await session.scalar(count) or 0 for count in counts]
+
+
+async def test_a_change_of_three_tables_is_finished_after_the_server_was_killed_in_it(server: EmbeddedServer) -> None:
+    words = Words()
+    async with LLMStack.open(server.url, **embedders(words)) as stack:
+        await create_notes(stack.service)
+        corpora: list[Any] = [stack.documents, stack.corpus(NOTES), stack.corpus(LETTERS)]
+        await fill(stack)
+        assert await vectors(stack) == [ROWS] * 3
+        await stack.embeddings.add_space(new_of(words), index_method="none")
+        await stack.embeddings.backfill(space="new")
+        made = len(words.texts)
+
+        async def kill_in_the_middle(texts: list[str]) -> None:
+            # One kill while each table has some of its vectors.
+            if len(words.texts) > made + ROWS and server_is_up.is_set():
+                server_is_up.clear()
+                await asyncio.to_thread(kill, server)
+
+        server_is_up = asyncio.Event()
+        server_is_up.set()
+        words.before = kill_in_the_middle
+        with pytest.raises(DatabaseUnavailable):
+            await stack.embeddings.process_pending(space="new")
+        again = start(server.data_dir, announce=False)
+        try:
+            words.before = None
+            # What was claimed is free again when its lease ends.
+            async with LLMStack.open(server.url, **embedders(words)) as restarted:
+                restarted.corpus(NOTES)
+                restarted.corpus(LETTERS)
+                kept = [count - ROWS for count in await vectors(restarted)]
+                assert all(0 < count < ROWS for count in kept)
+                assert not (await restarted.embeddings.verify("new")).ready
+                async with restarted.service.session() as session:
+                    for jobs in ("llmstack.chunk_embedding_jobs", "notebook.note_jobs", "notebook.letter_jobs"):
+                        await session.execute(text(f"UPDATE {jobs} SET leased_until = NULL"))
+                    await session.commit()
+                assert (await restarted.embeddings.process_pending(space="new")).remaining == 0
+                await restarted.embeddings.cut_over("new")
+            for searched in corpora:
+                hits = await searched.search(owner_id="acme", query="topic77", mode="vector", limit=20)
+                # Others have the same vector: there are more words than dimensions.
+                assert "topic77" in [hit.content for hit in hits if hit.score == pytest.approx(hits[0].score, abs=1e-3)]
+            await stack.embeddings.retire("old")
+            assert await vectors(stack) == [ROWS] * 3
+            assert (await stack.embeddings.pending()).waiting == 0
+        finally:
+            again.release()
