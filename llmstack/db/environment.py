@@ -146,7 +146,7 @@ async def _run_schema(engine: AsyncEngine, schema: str, settings: Settings) -> N
     async with direct_connection(engine, settings) as connection:
         applied = await applied_revisions(connection, schema)
         await connection.rollback()
-        if verb == "upgrade" and isinstance(target, str) and is_reached(target, applied):
+        if verb == "upgrade" and isinstance(target, str) and is_reached((target,), applied):
             return
         if verb in READ_ONLY_COMMANDS:
             await connection.run_sync(_run_online, schema, settings)
@@ -157,6 +157,6 @@ async def _run_schema(engine: AsyncEngine, schema: str, settings: Settings) -> N
             if verb == "upgrade" and isinstance(target, str):
                 # Read again: while this process waited for its turn another may have made them.
                 applied = await applied_revisions(connection, schema)
-                await refuse_strangers(connection, schema, target=target, applied=applied)
+                await refuse_strangers(connection, schema, targets=(target,), applied=applied)
             await connection.rollback()
             await connection.run_sync(_run_online, schema, settings)

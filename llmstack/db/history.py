@@ -83,22 +83,36 @@ async def refuse_foreign_history(connection: AsyncConnection, schema: str) -> No
         )
 
 
-def is_reached(target: str, applied: set[str]) -> bool:
-    """Whether an upgrade to `target` would do nothing; False for relative targets such as `+1`."""
+def with_what_it_needs(target: str) -> tuple[str, ...]:
+    """For the head of a module the heads of all that it stands on, too; any other target alone.
+
+    Code calls the newest of what is below it, while a revision depends on no more than its tables do.
+    """
+    module, _, place = target.partition("@")
+    if module not in MODULES or place != "head":
+        return (target,)
+    directory = scripts()
+    heads = [one.revision for one in directory.get_revisions(target) if one is not None]
+    needed = {revision.rpartition("_")[0] for revision in _lineage(directory, heads)}
+    return tuple(f"{name}@head" for name in MODULES if name in needed)
+
+
+def is_reached(targets: tuple[str, ...], applied: set[str]) -> bool:
+    """Whether an upgrade to the targets would do nothing; False for relative ones such as `+1`."""
     directory = scripts()
     try:
-        wanted = [revision.revision for revision in directory.get_revisions(target) if revision is not None]
+        wanted = [revision.revision for revision in directory.get_revisions(targets) if revision is not None]
     except CommandError:
         return False
     return bool(wanted) and _lineage(directory, wanted) <= applied
 
 
-def pending_modules(target: str, applied: set[str]) -> list[Any]:
-    """The Python modules of the revisions up to `target` in branches of which nothing is applied; of `+1` none."""
+def pending_modules(targets: tuple[str, ...], applied: set[str]) -> list[Any]:
+    """The Python modules of the revisions up to the targets in branches of which nothing is applied; of `+1` none."""
     directory = scripts()
     begun = {revision.rpartition("_")[0] for revision in applied}
     try:
-        wanted = [revision.revision for revision in directory.get_revisions(target) if revision is not None]
+        wanted = [revision.revision for revision in directory.get_revisions(targets) if revision is not None]
     except CommandError:
         return []
     found = (directory.get_revision(one) for one in sorted(_lineage(directory, wanted)))

@@ -28,7 +28,7 @@ from .history import VERSION_TABLE as VERSION_TABLE
 from .history import ModuleStatus as ModuleStatus
 from .history import alembic_config as alembic_config
 from .history import applied_revisions as applied_revisions
-from .history import is_reached, module_statuses, refuse_foreign_history
+from .history import is_reached, module_statuses, refuse_foreign_history, with_what_it_needs
 from .history import version_locations as version_locations
 from .migration_session import direct_connection as direct_connection
 from .migration_session import explaining, migration_turn
@@ -61,10 +61,14 @@ async def upgrade(
     settings: Settings | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> bool:
-    """Bring the schema to `target` (`heads`, `documents@head`, a revision); False for nothing to do."""
-    if is_reached(target, await _applied(engine, schema)):
+    """Bring the schema to `target` (`heads`, `documents@head`, a revision); False for nothing to do.
+
+    A module's head brings those of the modules below it along.
+    """
+    targets = with_what_it_needs(target)
+    if is_reached(targets, await _applied(engine, schema)):
         return False
-    return await _run(engine, command.upgrade, target, schema=schema, settings=settings, on_wait=on_wait)
+    return await _run(engine, command.upgrade, targets, schema=schema, settings=settings, on_wait=on_wait)
 
 
 async def upgrade_many(
@@ -88,7 +92,7 @@ async def upgrade_many(
 
 async def downgrade(engine: AsyncEngine, *, schema: str, target: str, settings: Settings | None = None) -> bool:
     """Undo revisions down to `target`, for instance `documents@base`; their data goes with them."""
-    return await _run(engine, command.downgrade, target, schema=schema, settings=settings)
+    return await _run(engine, command.downgrade, (target,), schema=schema, settings=settings)
 
 
 async def check(engine: AsyncEngine, *, schema: str, settings: Settings | None = None) -> None:
@@ -107,7 +111,7 @@ def offline_sql(*, schema: str, target: str = "heads", settings: Settings | None
     config = alembic_config(output=output)
     config.attributes.update(schema=validate_schema(schema), settings=settings or Settings(), command="upgrade")
     with explaining(schema), _alembic:
-        command.upgrade(config, target, sql=True)
+        command.upgrade(config, _one(with_what_it_needs(target)), sql=True)
     return output.getvalue()
 
 
@@ -120,7 +124,7 @@ async def _applied(engine: AsyncEngine, schema: str) -> set[str]:
 async def _run(
     engine: AsyncEngine,
     verb: Callable[..., Any],
-    target: str,
+    targets: tuple[str, ...],
     *,
     schema: str,
     settings: Settings | None = None,
@@ -136,17 +140,22 @@ async def _run(
             await refuse_foreign_history(connection, schema)
             async with _alembic_turn():
                 if verb is command.upgrade:
-                    await refuse_strangers(connection, schema, target=target, applied=before)
+                    await refuse_strangers(connection, schema, targets=targets, applied=before)
                 await connection.rollback()
-                await connection.run_sync(_call, verb, (target,), schema, settings)
+                await connection.run_sync(_call, verb, (_one(targets),), schema, settings)
             await connection.rollback()
             return before != await applied_revisions(connection, schema)
+
+
+def _one(targets: tuple[str, ...]) -> Any:
+    # Alembic takes several where it takes one, but for its `+1`.
+    return targets[0] if len(targets) == 1 else targets
 
 
 def _call(
     connection: Connection,
     verb: Callable[..., Any],
-    arguments: tuple[str, ...],
+    arguments: tuple[Any, ...],
     schema: str,
     settings: Settings,
 ) -> None:

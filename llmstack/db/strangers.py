@@ -25,12 +25,14 @@ WHERE n.nspname = :schema AND c.relname = ANY (:names) ORDER BY c.relname
 """)
 
 
-async def refuse_strangers(connection: AsyncConnection, schema: str, *, target: str, applied: set[str]) -> None:
+async def refuse_strangers(
+    connection: AsyncConnection, schema: str, *, targets: tuple[str, ...], applied: set[str]
+) -> None:
     """MigrationError where a module that is about to be made would meet a relation of the same name, before any is.
 
     Revisions have a transaction each: without this look, those before the one that fails would stay.
     """
-    modules = pending_modules(target, applied)
+    modules = pending_modules(targets, applied)
     names = sorted(_made(modules, schema))
     if not names:
         return
