@@ -10,10 +10,11 @@ import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from sqlalchemy import Table
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from .schemas import schema_of
+from .schemas import SCHEMA_TOKEN, schema_of
 from .translate import sqlstate
 
 Encoder = Callable[[Any], bytes]
@@ -50,20 +51,22 @@ ENCODERS: dict[str, Encoder] = {
 }
 
 
-async def copy_rows(session: AsyncSession, table: str, columns: dict[str, str], rows: Iterable[Sequence[Any]]) -> None:
-    """COPY rows into one of our tables inside the session's transaction; `columns` maps names to types.
+async def copy_rows(
+    session: AsyncSession, table: Table, columns: dict[str, str], rows: Iterable[Sequence[Any]]
+) -> None:
+    """COPY rows into a table inside the session's transaction; `columns` maps names to types.
 
     Many rows go in several statements, so that each stays within statement_timeout.
     """
     connection = await session.connection()
     driver: Any = (await connection.get_raw_connection()).driver_connection
-    schema = await session.run_sync(schema_of)
+    schema = await session.run_sync(schema_of) if table.schema == SCHEMA_TOKEN else table.schema
     encoders = [ENCODERS[type_] for type_ in columns.values()]
     remaining = iter(rows)
-    with _as_of_sqlalchemy(f"COPY {table}"):
+    with _as_of_sqlalchemy(f"COPY {table.name}"):
         while part := list(itertools.islice(remaining, STATEMENT_ROWS)):
             await driver.copy_to_table(
-                table,
+                table.name,
                 schema_name=schema,
                 columns=list(columns),
                 source=_stream(encoders, part),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import and_, case
+from sqlalchemy import case
 
 from ..embeddings import EmbeddedTable
 from .models import Chunk, ChunkEmbedding, ChunkEmbeddingJob
@@ -13,5 +13,4 @@ EMBEDDED = EmbeddedTable(
     embeddings=ChunkEmbedding,
     jobs=ChunkEmbeddingJob,
     text=case((Chunk.context != "", Chunk.context.concat("\n").concat(Chunk.content)), else_=Chunk.content),
-    wanted=and_(Chunk.level == 0, Chunk.deleted_at.is_(None)),
 )

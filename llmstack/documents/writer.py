@@ -22,12 +22,13 @@ from ..db.checks import any_of
 from ..db.copy import STATEMENT_ROWS, copy_rows
 from ..db.models import CorpusStatistics
 from ..embeddings import Space
-from ..embeddings.queue import owe
 from ..embeddings.spaces import living
+from ..embeddings.tables import core_table
+from ..embeddings.writing import WrittenRow, owe_elsewhere, store_vectors
 from ..search.columns import DEFAULTS, PARAMETERS
 from .embedding import EMBEDDED
 from .errors import DocumentChanged
-from .models import CORPUS, Chunk, ChunkEmbedding, ChunkEmbeddingJob, Document
+from .models import CORPUS, Chunk, ChunkEmbedding, Document
 from .records import PreparedDocument
 
 Vectors = Mapping[bytes, Sequence[float]]
@@ -78,18 +79,17 @@ class _Plan:
         above = self.prepared.chunks[index].piece.parent
         return None if above is None else self.ids[above]
 
+    def leaves(self, vectors: Vectors) -> list[WrittenRow]:
+        """What wants a vector."""
+        return [
+            WrittenRow(self.prepared.owner_id, chunk_id, vectors.get(chunk.content_hash), index not in self.kept)
+            for index, (chunk_id, chunk) in enumerate(zip(self.ids, self.prepared.chunks, strict=True))
+            if chunk.is_leaf
+        ]
+
     def place(self, index: int) -> tuple[int, int, str, uuid.UUID | None]:
         piece = self.prepared.chunks[index].piece
         return piece.start, piece.end, self.prepared.language, self.parent(index)
-
-
-@dataclass(slots=True)
-class _Vectors:
-    """What becomes of the leaves without a vector: rows of new chunks, rows of kept ones, and jobs."""
-
-    fresh: list[tuple[Any, ...]] = field(default_factory=list)
-    late: list[dict[str, Any]] = field(default_factory=list)
-    jobs: list[dict[str, Any]] = field(default_factory=list)
 
 
 async def require_unchanged(session: AsyncSession, document: Document) -> None:
@@ -115,9 +115,9 @@ async def write_documents(
     ids = {document.identity: uuid7() for document in ordered}
     rows = await _put_documents(session, ordered, ids, keep_text=keep_text)
     # Whoever has the id made here has no chunks yet.
-    stored = await _stored_chunks(session, [row.id for identity, row in rows.items() if row.id != ids[identity]])
+    before = await _stored_chunks(session, [row.id for identity, row in rows.items() if row.id != ids[identity]])
     plans = [
-        _plan(document, row, dict(stored.get(row.id, {}))) for document in ordered for row in (rows[document.identity],)
+        _plan(document, row, dict(before.get(row.id, {}))) for document in ordered for row in (rows[document.identity],)
     ]
     bm25, spaces = await _parameters(session)
     if space is not None and space.id not in spaces:
@@ -126,17 +126,31 @@ async def write_documents(
     await _copy_new(session, plans, bm25=bm25)
     await _move_kept(session, plans)
     await _delete_gone(session, plans)
-    counts: Mapping[uuid.UUID, tuple[int, list[bytes]]] = {}
+    leaves = [leaf for plan in plans for leaf in plan.leaves(vectors)]
+    stored: set[uuid.UUID] = set()
+    owed: set[uuid.UUID] = set()
     if space is not None:
-        counts = await _store_vectors(session, plans, vectors=vectors, space=space)
+        stored, owed = await store_vectors(session, EMBEDDED, leaves, space=space)
     if spaces - {space and space.id}:
-        await _owe_others(session, plans, space)
-    results = {plan.prepared.identity: _written(plan, *counts.get(plan.document.id, (0, []))) for plan in plans}
+        await owe_elsewhere(session, EMBEDDED, leaves, space=space)
+    results = {plan.prepared.identity: _written(plan, stored, owed) for plan in plans}
     return [results[document.identity] for document in documents]
 
 
-def _written(plan: _Plan, embedded: int, owed: list[bytes]) -> Written:
-    return Written(plan.document, len(plan.new), len(plan.kept), len(plan.gone), embedded, owed, plan.is_new)
+def _written(plan: _Plan, stored: set[uuid.UUID], owed: set[uuid.UUID]) -> Written:
+    return Written(
+        document=plan.document,
+        created=len(plan.new),
+        kept=len(plan.kept),
+        deleted=len(plan.gone),
+        embedded=len(stored.intersection(plan.ids)),
+        owed=[
+            chunk.content_hash
+            for chunk_id, chunk in zip(plan.ids, plan.prepared.chunks, strict=True)
+            if chunk_id in owed
+        ],
+        is_new=plan.is_new,
+    )
 
 
 async def _put_documents(
@@ -235,7 +249,7 @@ async def _copy_new(session: AsyncSession, plans: Sequence[_Plan], *, bm25: tupl
         for plan in plans
         for index, chunk in ((index, plan.prepared.chunks[index]) for index in plan.new)
     )  # fmt: skip
-    await copy_rows(session, Chunk.__tablename__, _CHUNK_COLUMNS, rows)
+    await copy_rows(session, core_table(Chunk), _CHUNK_COLUMNS, rows)
 
 
 async def _move_kept(session: AsyncSession, plans: Sequence[_Plan]) -> None:
@@ -281,77 +295,3 @@ def _vectors_of(plans: Sequence[_Plan], ids: Sequence[uuid.UUID]) -> ColumnEleme
     # The owners spare the other partitions.
     owners = list({plan.prepared.owner_id for plan in plans})
     return and_(any_of(ChunkEmbedding.owner_id, owners), any_of(ChunkEmbedding.row_id, ids))
-
-
-async def _store_vectors(
-    session: AsyncSession, plans: Sequence[_Plan], *, vectors: Vectors, space: Space
-) -> dict[uuid.UUID, tuple[int, list[bytes]]]:
-    """Store the vectors at hand and note a job for each that is owed; (stored, hashes owed) by document."""
-    present = await _embedded(session, plans, space)
-    column = "embedding" if space.storage == "halfvec" else "embedding_full"
-    rows = _Vectors()
-    counts = {plan.document.id: _sort(plan, present, vectors, space, column, into=rows) for plan in plans}
-    if rows.fresh:
-        columns = {"owner_id": "text", "row_id": "uuid", "space_id": "smallint", column: space.storage}
-        await copy_rows(session, ChunkEmbedding.__tablename__, columns, rows.fresh)
-    if rows.late:
-        # A worker may be storing the same vector at this moment.
-        await session.execute(insert(ChunkEmbedding).on_conflict_do_nothing(), rows.late)
-        await _settle_jobs(session, rows.late, space)
-    if rows.jobs:
-        await session.execute(insert(ChunkEmbeddingJob).on_conflict_do_nothing(), rows.jobs)
-    return counts
-
-
-def _sort(
-    plan: _Plan, present: set[uuid.UUID], vectors: Vectors, space: Space, column: str, *, into: _Vectors
-) -> tuple[int, list[bytes]]:
-    stored, owed = 0, []
-    for index, (chunk_id, chunk) in enumerate(zip(plan.ids, plan.prepared.chunks, strict=True)):
-        if not chunk.is_leaf or chunk_id in present:
-            continue
-        key = {"owner_id": plan.prepared.owner_id, "row_id": chunk_id, "space_id": space.id}
-        if (vector := vectors.get(chunk.content_hash)) is None:
-            into.jobs.append(key)
-            owed.append(chunk.content_hash)
-            continue
-        stored += 1
-        if index in plan.kept:
-            into.late.append({**key, column: list(vector)})
-        else:
-            into.fresh.append((*key.values(), vector))
-    return stored, owed
-
-
-async def _owe_others(session: AsyncSession, plans: Sequence[_Plan], space: Space | None) -> None:
-    """Note a job in every other living space: neither what grows in the shadow nor the way back may lack a document."""
-    but = None if space is None else space.id
-    for are_new in (True, False):
-        leaves = [
-            plan.ids[index]
-            for plan in plans
-            for index, chunk in enumerate(plan.prepared.chunks)
-            if chunk.is_leaf and (index not in plan.kept) == are_new
-        ]
-        for start in range(0, len(leaves), STATEMENT_ROWS):
-            part = leaves[start : start + STATEMENT_ROWS]
-            await session.execute(owe(EMBEDDED, part, are_new=are_new, but=but))
-
-
-async def _embedded(session: AsyncSession, plans: Sequence[_Plan], space: Space) -> set[uuid.UUID]:
-    ids = [row.id for plan in plans for row in plan.kept.values()]
-    if not ids:
-        return set()
-    condition = _vectors_of(plans, ids)
-    statement = select(ChunkEmbedding.row_id).where(condition, ChunkEmbedding.space_id == space.id)
-    return set(await session.scalars(statement))
-
-
-async def _settle_jobs(session: AsyncSession, stored: Sequence[Mapping[str, Any]], space: Space) -> None:
-    owners = list({row["owner_id"] for row in stored})
-    settled = delete(ChunkEmbeddingJob).where(
-        any_of(ChunkEmbeddingJob.owner_id, owners),
-        any_of(ChunkEmbeddingJob.row_id, [row["row_id"] for row in stored]),
-        ChunkEmbeddingJob.space_id == space.id,
-    )
-    await session.execute(settled, execution_options=_UNSYNCHRONIZED)

@@ -30,9 +30,12 @@ from .spaces import SpaceRepository as SpaceRepository
 from .status import SpaceStatus as SpaceStatus
 from .tables import EmbeddedTable as EmbeddedTable
 from .vectors import column_of as column_of
+from .writing import WrittenRow as WrittenRow
 from .writing import hide as hide
+from .writing import owe_elsewhere as owe_elsewhere
 from .writing import renew as renew
 from .writing import show as show
+from .writing import store_vectors as store_vectors
 
 __all__ = [
     "CallableEmbedder",
@@ -56,6 +59,7 @@ __all__ = [
     "SpaceRepository",
     "SpaceStatus",
     "Verification",
+    "WrittenRow",
     "column_of",
     "default_embedder",
     "embed_all",
@@ -63,7 +67,9 @@ __all__ = [
     "job_table",
     "named_embedder",
     "other_embedders",
+    "owe_elsewhere",
     "renew",
     "show",
+    "store_vectors",
     "vector_table",
 ]

@@ -20,7 +20,10 @@ from llmstack.embeddings import (
     EmbeddingJobMixin,
     EmbeddingMixin,
     EmbeddingService,
+    WrittenRow,
     job_table,
+    owe_elsewhere,
+    store_vectors,
     vector_table,
 )
 from llmstack.embeddings.queue import owe
@@ -142,6 +145,31 @@ async def test_a_change_of_model_is_one_of_every_table(llmstack_service: Service
     gone = await embeddings.retire("old")
     assert (gone.vectors, gone.jobs) == (4, 0)
     assert await count_of(llmstack_service, host.vectors) == 2
+
+
+async def test_vectors_at_hand_are_stored_and_the_others_owed(llmstack_service: Service, host: Host) -> None:
+    embeddings = known(llmstack_service, host.table)
+    space = await embeddings.space()
+    await embeddings.add_space(embedder("new"), index_method="none")
+    ids = await host.add(llmstack_service, ["parental leave", "travel costs", "tax law"], owed=False)
+
+    async def work(session: AsyncSession, *rows: WrittenRow) -> tuple[set[uuid.UUID], set[uuid.UUID]]:
+        done = await store_vectors(session, host.table, rows, space=space)
+        await owe_elsewhere(session, host.table, rows, space=space)
+        return done
+
+    first, second, third = ids
+    vector = [1.0] + [0.0] * 7
+    written = [WrittenRow("acme", first, vector, True), WrittenRow("acme", second, None, True)]
+    assert await llmstack_service.transaction(lambda session: work(session, *written)) == ({first}, {second})
+    assert await count_of(llmstack_service, host.vectors) == 1
+    # In the space that serves the one without a vector; in the other one both.
+    assert await count_of(llmstack_service, host.jobs) == 3
+    again = [WrittenRow("acme", id_, vector, False) for id_ in (first, second, third)]
+    assert await llmstack_service.transaction(lambda session: work(session, *again)) == ({second, third}, set())
+    assert await count_of(llmstack_service, host.vectors) == 3
+    assert (await embeddings.pending(space="old")).waiting == 0
+    assert (await embeddings.pending(space="new")).waiting == 3
 
 
 async def test_statuses_are_told_by_table_and_in_all(llmstack_service: Service, host: Host) -> None:
