@@ -182,14 +182,13 @@ async def verify(call: Invocation, name: SpaceName, *, least_coverage: LeastCove
 def _next_step(call: Invocation, found: Verification) -> str:
     if found.ready:
         return f"to let it serve: {call.options.command('embeddings', 'cut-over', found.space)}"
-    first = found.faults[0]
     steps = {
         "backfill": f"to queue them: {_command(call, 'backfill', found.space)}",
         "process_pending": f"to embed them: {_command(call, 'process', found.space)}",
         "retry_set_aside": f"to try them again: {_command(call, 'process', found.space, '--retry')}",
         "build_index": f"to build it: {_command(call, 'index', found.space)}",
     }
-    return next((step for verb, step in steps.items() if verb in first), "")
+    return next((steps[verb] for verb in found.steps if verb in steps), "")
 
 
 @verb(app, "cut-over")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import functools
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -32,11 +31,6 @@ DOCUMENTS_AT_ONCE = 1_000
 _AGES_AGO = dt.timedelta(days=365_000)
 
 
-@functools.cache
-def _default_settings() -> Settings:
-    return Settings()
-
-
 class DocumentRepository:
     """Reads and changes documents inside the caller's transaction; another owner's are as good as absent.
 
@@ -45,7 +39,7 @@ class DocumentRepository:
 
     def __init__(self, session: AsyncSession, *, settings: Settings | None = None) -> None:
         self._session = session
-        self._settings = settings or _default_settings()
+        self._settings = settings
         self.changed_rows = 0
 
     async def find(self, *, owner_id: str, id_at_origin: str) -> Document | None:
@@ -139,7 +133,7 @@ class DocumentRepository:
         replace: bool = False,
     ) -> Document:
         """Merge keys into the metadata, or replace it; filters see it at once, nothing is embedded anew."""
-        limit = self._settings.max_metadata_bytes
+        limit = (self._settings or Settings()).max_metadata_bytes
         checked = check_metadata(metadata, limit=limit)
         statement = (
             update(Document)

@@ -38,7 +38,10 @@ WHERE n.nspname = :schema AND c.relname = :table
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """Whether a space may serve; `faults` say in words what is missing, `recall` is None where it was not measured."""
+    """Whether a space may serve; `faults` say in words what is missing, `recall` is None where it was not measured.
+
+    `steps` are the verbs that mend them, in the order in which they are called.
+    """
 
     space: str
     coverage: float
@@ -47,6 +50,7 @@ class Verification:
     index: str
     recall: float | None
     faults: tuple[str, ...]
+    steps: tuple[str, ...]
 
     @property
     def ready(self) -> bool:
@@ -83,6 +87,7 @@ class ModelChange:
     async def verify(self, name: str, *, least_coverage: float = 1.0) -> Verification:
         """What the space still lacks. Counts the whole table."""
         status = await self._status(name)
+        faults = [*_retired(status), *_lacking(status, least_coverage), *_unindexed(status)]
         return Verification(
             space=name,
             coverage=status.coverage,
@@ -90,7 +95,8 @@ class ModelChange:
             set_aside=status.set_aside,
             index=status.index,
             recall=None,
-            faults=(*_retired(status), *_lacking(status, least_coverage), *_unindexed(status)),
+            faults=tuple(said for said, _ in faults),
+            steps=tuple(dict.fromkeys(step for _, step in faults if step is not None)),
         )
 
     async def cut_over(self, name: str, *, force: bool, least_coverage: float) -> Space:
@@ -114,7 +120,8 @@ class ModelChange:
         name = _way_back(await self.service.read(lambda session: SpaceRepository(session).before())).name
         if not force:
             await self.tables.refuse_unregistered(self.service)
-            _require("go back to", name, _lacking(await self._status(name), least_coverage))
+            lacking = _lacking(await self._status(name), least_coverage)
+            _require("go back to", name, [said for said, _ in lacking])
 
         async def work(spaces: SpaceRepository) -> Space:
             space = _way_back(await spaces.before())
@@ -244,13 +251,17 @@ def _require(what: str, name: str, faults: Sequence[str]) -> None:
         raise Conflict(f"cannot {what} {name!r}: {'; '.join(faults)}")
 
 
-def _retired(status: SpaceStatus) -> list[str]:
-    return ["it is retired; add_space makes it anew"] if status.state == "retired" else []
+Fault = tuple[str, str | None]
+"""What is missing, in words, and the verb that mends it."""
 
 
-def _unindexed(status: SpaceStatus) -> list[str]:
+def _retired(status: SpaceStatus) -> list[Fault]:
+    return [("it is retired; add_space makes it anew", "add_space")] if status.state == "retired" else []
+
+
+def _unindexed(status: SpaceStatus) -> list[Fault]:
     return [
-        f"{_of(table, status)}its {status.index_method} index is {table.index}: build_index builds it"
+        (f"{_of(table, status)}its {status.index_method} index is {table.index}: build_index builds it", "build_index")
         for table in status.tables
         if table.index not in ("none", "ready")
     ]
@@ -267,20 +278,23 @@ def check_share(field: str, value: float) -> None:
         raise ValidationError(field, f"it is a share from 0 to 1, not {value!r}")
 
 
-def _lacking(status: SpaceStatus, least_coverage: float) -> list[str]:
+def _lacking(status: SpaceStatus, least_coverage: float) -> list[Fault]:
     check_share("least_coverage", least_coverage)
     # Of each table: many covered rows of one say nothing of another that has none.
     lacking = [table for table in status.tables if table.coverage < least_coverage]
-    return [f"{_of(table, status)}{fault}" for table in lacking for fault in _missing(table)]
+    return [(f"{_of(table, status)}{said}", step) for table in lacking for said, step in _missing(table)]
 
 
-def _missing(status: TableStatus) -> list[str]:
+def _missing(status: TableStatus) -> list[Fault]:
     lost = status.wanted - status.covered - status.pending - status.set_aside
-    verbs = {
-        "have neither vector nor job: backfill queues them": lost,
-        "wait for their vector: process_pending embeds them": status.pending,
-        "were set aside after failing: retry_set_aside takes them up again": status.set_aside,
-    }
-    said = [f"{number:,} of {status.wanted:,} rows {verb}" for verb, number in verbs.items() if number > 0]
+    found = [
+        (lost, "have neither vector nor job: backfill queues them", "backfill"),
+        (status.pending, "wait for their vector: process_pending embeds them", "process_pending"),
+        (status.set_aside, "were set aside after failing: retry_set_aside takes them up again", "retry_set_aside"),
+    ]
+    said: list[Fault] = []
+    for number, what, step in found:
+        if number > 0:
+            said.append((f"{number:,} of {status.wanted:,} rows {what}", step))
     # A job beside a vector, which a worker is about to find, would hide a row that has neither.
-    return said or [f"{status.wanted - status.covered:,} of {status.wanted:,} rows have no vector"]
+    return said or [(f"{status.wanted - status.covered:,} of {status.wanted:,} rows have no vector", None)]

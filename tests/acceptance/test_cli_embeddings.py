@@ -118,6 +118,7 @@ async def test_the_model_is_changed_step_by_step_each_naming_the_next(old: HereC
     )
     assert old.run("embeddings", "verify", LOCAL, "--json").json == {
         "space": LOCAL, "coverage": 1.0, "pending": 0, "set_aside": 0, "index": "none", "recall": None, "faults": [],
+        "steps": [],
         "ready": True,
     }  # fmt: skip
     served = old.run("embeddings", "cut-over", LOCAL)
