@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
+import sys
+import types
+import uuid
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,6 +23,7 @@ from document_support import DIMENSIONS, Words
 from notes import NOTES, Note, NoteEmbedding, NotesBase
 from sqlalchemy import Connection, UniqueConstraint, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from llmstack import LLMStack
 from llmstack.db import Database, ddl
@@ -38,6 +44,7 @@ from llmstack.retrieval import Corpus, Filter, SearchHit
 from llmstack.search import SearchableMixin, search_index
 from llmstack.settings import Settings
 
+README = (Path(__file__).parents[3] / "README.md").read_text()
 ROWS = 150
 """Of each table."""
 
@@ -174,6 +181,23 @@ async def vectors(stack: LLMStack) -> list[int]:
         return [await session.scalar(count) or 0 for count in counts]
 
 
+async def change_until_killed(stack: LLMStack, words: Words, server: EmbeddedServer, *, after: int) -> None:
+    """Begin a change of the model, and kill the server once so many vectors of the new one were made."""
+    await stack.embeddings.add_space(new_of(words), index_method="none")
+    await stack.embeddings.backfill(space="new")
+    made, killed = len(words.texts), asyncio.Event()
+
+    async def kill_once(texts: list[str]) -> None:
+        if len(words.texts) > made + after and not killed.is_set():
+            killed.set()
+            await asyncio.to_thread(kill, server)
+
+    words.before = kill_once
+    with pytest.raises(DatabaseUnavailable):
+        await stack.embeddings.process_pending(space="new")
+    words.before = None
+
+
 async def test_a_change_of_three_tables_is_finished_after_the_server_was_killed_in_it(server: EmbeddedServer) -> None:
     words = Words()
     async with LLMStack.open(server.url, **embedders(words)) as stack:
@@ -181,24 +205,9 @@ async def test_a_change_of_three_tables_is_finished_after_the_server_was_killed_
         corpora: list[Any] = [stack.documents, stack.corpus(NOTES), stack.corpus(LETTERS)]
         await fill(stack)
         assert await vectors(stack) == [ROWS] * 3
-        await stack.embeddings.add_space(new_of(words), index_method="none")
-        await stack.embeddings.backfill(space="new")
-        made = len(words.texts)
-
-        async def kill_in_the_middle(texts: list[str]) -> None:
-            # One kill while each table has some of its vectors.
-            if len(words.texts) > made + ROWS and server_is_up.is_set():
-                server_is_up.clear()
-                await asyncio.to_thread(kill, server)
-
-        server_is_up = asyncio.Event()
-        server_is_up.set()
-        words.before = kill_in_the_middle
-        with pytest.raises(DatabaseUnavailable):
-            await stack.embeddings.process_pending(space="new")
+        await change_until_killed(stack, words, server, after=ROWS)
         again = start(server.data_dir, announce=False)
         try:
-            words.before = None
             # What was claimed is free again when its lease ends.
             async with LLMStack.open(server.url, **embedders(words)) as restarted:
                 restarted.corpus(NOTES)
@@ -219,5 +228,54 @@ async def test_a_change_of_three_tables_is_finished_after_the_server_was_killed_
             await stack.embeddings.retire("old")
             assert await vectors(stack) == [ROWS] * 3
             assert (await stack.embeddings.pending()).waiting == 0
+        finally:
+            again.release()
+
+
+def host_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names that the README's code of a host makes."""
+    (code,) = [one for one in re.findall(r"^```python\n(.*?)^```", README, re.M | re.S) if "NOTES = Corpus(" in one]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 40
+    module = types.ModuleType("shop_search")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    base = type("ShopBase", (DeclarativeBase,), {})
+    module.__dict__.update(uuid=uuid, Mapped=Mapped, mapped_column=mapped_column, ShopBase=base)
+    exec(compile(code, "README.md", "exec", dont_inherit=True), module.__dict__)
+    return module.__dict__
+
+
+async def test_the_host_of_the_readme_changes_its_model_through_a_kill(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, words = host_of_the_readme(monkeypatch), Words()
+    note, corpus = host["Note"], host["NOTES"]
+    async with LLMStack.open(server.url, **embedders(words)) as stack:
+        notes = stack.corpus(corpus)
+        async with stack.service.engine.begin() as connection:
+            for model in (note, host["NoteEmbedding"], host["NoteJob"]):
+                await connection.run_sync(model.__table__.create)
+        await stack.embeddings.space()
+
+        async def work(session: AsyncSession) -> None:
+            written = [note(owner_id="acme", author=f"a{n % 2}", content=f"topic{n}") for n in range(ROWS)]
+            session.add_all(written)
+            await session.flush()
+            await renew(session, corpus.vectors, owner_id="acme", row_ids=[one.id for one in written])
+
+        await stack.service.transaction(work)
+        assert (await stack.embeddings.process_pending()).embedded == ROWS
+        await change_until_killed(stack, words, server, after=ROWS // 2)
+        again = start(server.data_dir, announce=False)
+        try:
+            async with stack.service.session() as session:
+                await session.execute(text("UPDATE note_jobs SET leased_until = NULL"))
+                await session.commit()
+            assert (await stack.embeddings.process_pending(space="new")).remaining == 0
+            await stack.embeddings.cut_over("new")
+            await stack.embeddings.retire("old")
+            where = host["NoteFilter"](author="a1")
+            hits = await notes.search(owner_id="acme", query="topic77", where=where)
+            assert (hits[0].content, hits[0].author, set(hits[0].legs)) == ("topic77", "a1", {"text", "vector"})
+            assert {hit.author for hit in hits} == {"a1"}
         finally:
             again.release()
