@@ -17,7 +17,7 @@ import llmstack
 from ..errors import ValidationError
 from .exits import FAILED, OK
 from .ingest import counts, described_outcomes
-from .intake import Intake, Reading
+from .intake import FileReading, Intake
 from .invocation import Invocation, Options, verb
 from .output import counted, show
 from .search import described_hits
@@ -53,7 +53,7 @@ async def demo(
     started = time.perf_counter()
     call = _demo_call(call)
     home, paths = _sources(path)
-    reading = Reading(owner_id=_OWNER, relative_to=home)
+    reading = FileReading(owner_id=_OWNER, relative_to=home)
     files = _questioned(reading.files(paths))
     if not files:
         raise ValidationError("path", f"there is nothing to read in {path}")

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ..errors import ValidationError
 from .exits import FAILED, OK, described, exit_code, say
-from .intake import FileOutcome, Intake, Reading, read_only
+from .intake import FileOutcome, FileReading, Intake, read_only
 from .invocation import Invocation, Owner, verb
 from .output import Answer, counted, table
 
@@ -59,7 +59,7 @@ async def ingest(
     A file's identity is its absolute path, so that a second run from anywhere finds it again: what did not
     change is left alone, what did is replaced. `--relative-to` makes it the path below a folder instead.
     """
-    reading = Reading(
+    reading = FileReading(
         owner_id=owner,
         document_type=type,
         language=_checked_language(language),

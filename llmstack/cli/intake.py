@@ -35,7 +35,7 @@ class FileOutcome:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class FileReading:
     """How files become documents."""
 
     owner_id: str
@@ -88,7 +88,7 @@ class Reading:
         )
 
 
-async def read_only(reading: Reading, files: Sequence[Path], settings: Settings) -> list[FileOutcome]:
+async def read_only(reading: FileReading, files: Sequence[Path], settings: Settings) -> list[FileOutcome]:
     """What an ingest would read, without a database."""
     from ..documents.preparation import prepare
 
@@ -121,7 +121,7 @@ class Intake:
         self._sent: list[Path] = []
         self.outcomes: list[FileOutcome] = []
 
-    async def run(self, reading: Reading, files: Sequence[Path]) -> DatabaseError | None:
+    async def run(self, reading: FileReading, files: Sequence[Path]) -> DatabaseError | None:
         """Add them all; returns the error of a database that went away meanwhile."""
         with progress("ingesting") as move:
             read = itertools.count(1)
@@ -142,7 +142,7 @@ class Intake:
         return None
 
     async def _inputs(
-        self, reading: Reading, files: Sequence[Path], advance: Callable[[], None]
+        self, reading: FileReading, files: Sequence[Path], advance: Callable[[], None]
     ) -> AsyncIterator[DocumentInput]:
         for path in files:
             try:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..embeddings import PendingCounts
 
 _WIDE = 1000
+"""Columns of what is no terminal: nothing is wrapped or cut there."""
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..retrieval import CorpusService, SearchExplanation, SearchHit, SearchHits
 
 
-class Mode(enum.StrEnum):
+class SearchMode(enum.StrEnum):
     """The legs of a search."""
 
     hybrid = "hybrid"
@@ -45,7 +45,7 @@ async def search(
     corpus: CorpusName = "documents",
     limit: Annotated[int, typer.Option("--limit", "-n", help="Hits at most.")] = 10,
     mode: Annotated[
-        Mode | None,
+        SearchMode | None,
         typer.Option(help="Without it hybrid, or text where there is no embedder.", show_default=False),
     ] = None,
     alpha: Annotated[

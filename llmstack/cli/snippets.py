@@ -13,6 +13,7 @@ _COMMON = """
 """
 _TOO_COMMON = frozenset(_COMMON.split())
 _LONGEST_ENDING = 3
+"""Letters by which an inflected word may differ from the query's."""
 _SHORTEST_STEM = 3
 
 Span = tuple[int, int]

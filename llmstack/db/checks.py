@@ -17,6 +17,7 @@ from ..errors import ValidationError
 MAX_LIMIT = 1000
 """Rows of a page, or hits of a search."""
 MAX_OWNER_BYTES = 512
+"""It stands in every key, beside ids of up to 1,500 bytes."""
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 """What PostgreSQL cannot hold in a text."""
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")

@@ -27,6 +27,7 @@ Result = TypeVar("Result")
 _CUSTOM_PLANS = text("SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)")
 
 _BASE_STATEMENTS, _STATEMENTS_PER_SERVICE = 100, 50
+"""Prepared statements kept on a connection: each schema has its own of every search."""
 
 _ALLOWED_CONNECTIONS = """
 SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int

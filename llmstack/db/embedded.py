@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _LOCK_NAME = ".llmstack.lock"
 _STOP_TIMEOUT = 120.0
+"""Seconds for which the last one to leave waits for its turn to stop the server."""
 
 _shares: dict[Path, set[EmbeddedServer]] = {}
 _holds: dict[Path, int] = {}

@@ -15,8 +15,10 @@ from ..errors import MigrationError, MigrationLockTimeout
 from .translate import lock_was_taken
 
 _BRIEF_WAITS = 10
+"""Times that DDL asks for a lock, for ddl_lock_timeout each."""
 _POLL_SECONDS = 0.1
 _REPORT_SECONDS = 5.0
+"""Seconds between two words to whoever waits of whom he waits for."""
 _MOMENT = "%Y-%m-%d %H:%M:%S %Z"
 
 _HOLDER = """

@@ -20,6 +20,7 @@ SCHEMA_TOKEN = "llmstack"
 """The schema in which every table is declared; a translate map replaces it at execution."""
 
 _MAX_BYTES = 63
+"""PostgreSQL cuts longer names without an error."""
 _SEEN_MAP = "llmstack_schema_map"
 _preparer = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
 

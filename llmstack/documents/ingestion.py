@@ -18,9 +18,9 @@ from ..db.database import Service
 from ..embeddings import EmbeddingService, Space
 from ..errors import DatabaseUnavailable, EmbeddingError, LLMStackError
 from ..settings import Settings
-from .ahead import one_ahead
 from .items import Batch, Item, Prepared, distinct
 from .models import Chunk, Document
+from .prefetch import prefetched
 from .preparation import check, cut
 from .queries import has_vector
 from .records import AddProgress, AddResult, DocumentInput, PreparedDocument
@@ -68,7 +68,7 @@ class Ingestion:
         a connection of its own. Identities that come again are compared when their last version is stored.
         """
         documents = chunks = failed = 0
-        async with contextlib.aclosing(one_ahead(self._prepared(inputs))) as batches:
+        async with contextlib.aclosing(prefetched(self._prepared(inputs))) as batches:
             async for batch in batches:
                 await self._finish(batch)
                 for item in batch.items:

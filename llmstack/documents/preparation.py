@@ -16,9 +16,12 @@ from .chunking.custom import describe_chunker
 from .records import DocumentInput, PreparedChunk, PreparedDocument
 
 MAX_ORIGIN_BYTES = 1500
+"""With the owner's 512 it fits the 2,704 bytes of an entry of a b-tree."""
 MAX_NAME_BYTES = 4000
 MAX_LEVEL = 100
+"""Levels of chunks above the leaves; our own strategies make one."""
 _TITLE_CHARACTERS = 200
+"""What of a name goes into the context of each chunk."""
 
 
 def check_document_type(value: str) -> str:

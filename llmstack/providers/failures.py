@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from ..errors import EmbeddingError
 
 _LENGTH = 500
+"""Characters of a provider's message that are kept."""
 _WORD = re.compile(r"\w+")
 _RUN = 3
+"""Words in a row by which a text is recognised."""
 _SECRETS = (
     re.compile(r"\b(?:sk|pk|rk|xai|gsk|hf|pa|jina|AIza)[-_]?[A-Za-z0-9_\-]{12,}"),
     re.compile(r"(?i)\bbearer\s+\S+"),

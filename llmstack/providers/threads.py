@@ -59,6 +59,7 @@ async def in_thread(work: Callable[..., Result], *arguments: Any) -> Result:
 
 _Jobs = queue.SimpleQueue[Callable[[], None]]
 _IDLE_AT_MOST = 8
+"""Threads that are kept for the next call: about as many as ever run at once."""
 _idle: list[_Jobs] = []
 # Threads do not survive a fork.
 os.register_at_fork(after_in_child=_idle.clear)

@@ -21,6 +21,7 @@ logger = logging.getLogger("llmstack.retrieval")
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
 _WORD = re.compile(r"\w+(?:[-.']\w+)*")
 _SHORT = 4
+"""Letters from which a word is expected to tell something."""
 _LIST_MARK = re.compile(r"^\s*(?:[-*\u2022]|\d{1,2}[.)])\s*")
 _ASK = (
     "Write {number} other wordings of the search query below, as somebody would who looks for the same passages "

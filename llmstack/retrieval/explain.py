@@ -18,7 +18,7 @@ from ..db.explain import Explain
 from ..db.models import CorpusStatistics
 from ..search import SearchOptions
 from ..search.hybrid import languages_cte
-from ..search.lexical import Reading, parse_query, query_terms, single_term
+from ..search.lexical import QueryReading, parse_query, query_terms, single_term
 from .corpus import Corpus
 from .hits import MatchedTerm, PlanStep, QueryTerm
 from .request import Search
@@ -26,7 +26,7 @@ from .request import Search
 
 def _terms(corpus: Corpus[Any, Any], search: Search[Any], options: SearchOptions, *, floor: int) -> TableValuedAlias:
     parsed = parse_query(search.query, operators=search.operators)
-    reading = Reading(
+    reading = QueryReading(
         words=bindparam("words", parsed.words, Text, unique=True),
         corpus=corpus.name,
         owner=bindparam("owner_id", search.owner_id, Text, unique=True),

@@ -19,6 +19,7 @@ from ..providers.threads import call, in_thread
 from .errors import RetrievalError
 
 _WINDOW_CHARACTERS = 32_768
+"""More than any cross-encoder reads of a passage; the rest would only be cut into tokens."""
 
 
 class Reranker(Protocol):

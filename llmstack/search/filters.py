@@ -31,7 +31,9 @@ from ..db.checks import check_text, storable_json
 from ..errors import ValidationError
 
 MAX_DEPTH = 20
+"""Levels of a filter: more is a mistake, and would exhaust the compiler's recursion."""
 MAX_BRANCHES = 1000
+"""Conditions of a filter: each is an expression that the server plans."""
 _COMPARISONS: dict[str, Callable[[Any, Any], ColumnElement[bool]]] = {
     "$gt": lambda left, right: left > right,
     "$gte": lambda left, right: left >= right,

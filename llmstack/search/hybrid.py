@@ -31,11 +31,13 @@ from ..db.models import CorpusStatistics
 from ..errors import ValidationError
 from .columns import SearchableMixin
 from .fusion import Fusion, RankedLeg, Weighted, fuse, numbered
-from .lexical import ParsedQuery, Reading, lexical_query, owned_rows, parse_query, required_clause
+from .lexical import ParsedQuery, QueryReading, lexical_query, owned_rows, parse_query, required_clause
 from .vectors import QUERY_VECTOR, VectorSource, check_vector, vector_arm
 
 MAX_VARIANTS = 16
+"""Other wordings of a query: each adds two legs to the statement."""
 MAX_OPTION = 1_000_000_000
+"""What a LIMIT, and an integer of the server, can still hold."""
 MAX_NAME = 40
 """Bytes of a search's name: a CTE's own name follows it, and PostgreSQL cuts names at 63."""
 _NAME = re.compile(rf"[a-z0-9_]{{0,{MAX_NAME}}}")
@@ -121,7 +123,7 @@ def hybrid(
     options = options or SearchOptions()
     naming = _naming(name)
     questions = _questions(query, vector, source, variants, options, naming)
-    legs = _Legs(
+    legs = _LegMaker(
         model=model,
         corpus=corpus,
         # Unique, so that a host's own parameters, or another search beside it, cannot take its place.
@@ -207,7 +209,7 @@ def _question(
     return _Question(words=query, vector=vector, parsed=parsed, naming=naming)
 
 
-class _Legs:
+class _LegMaker:
     """All legs of one search, under the same conditions."""
 
     def __init__(
@@ -236,7 +238,7 @@ class _Legs:
     def text(self, question: _Question) -> CTE:
         assert question.words is not None
         naming = question.naming
-        reading = Reading(
+        reading = QueryReading(
             words=question.words,
             corpus=self._corpus,
             owner=self._owner,

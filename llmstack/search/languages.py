@@ -48,7 +48,9 @@ LANGUAGES: tuple[str, ...] = tuple(_CODES)
 """The configurations of PostgreSQL 16, which every later version has too; sorted."""
 
 _SAMPLE = 5_000
+"""Characters by which a language is detected."""
 _FEWEST_LETTERS = 20
+"""Texts of fewer are in the default language."""
 # In log odds against the runner-up: `e**3` is twenty to one.
 _CLEAR_LEAD = 3.0
 _LOADING = threading.Lock()

@@ -41,7 +41,9 @@ from .columns import LEXICAL_DIMENSIONS, constant
 # PostgreSQL's own limit for a tsvector or a tsquery is 1 MB, and text can triple on the way there.
 MAX_QUERY_BYTES = 200_000
 MAX_CLAUSES = 32
+"""Required and forbidden phrases: each is read once for every language of the owner."""
 MAX_CLAUSE_BYTES = 8_000
+"""Of all of them together."""
 
 # A phrase in double quotes, or a word or phrase behind a minus that begins a word.
 _CLAUSE = re.compile(r'(?<!\S)-"([^"]*)"|(?<!\S)-([^\s"]+)|"([^"]*)"')
@@ -104,7 +106,7 @@ class LexicalQuery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class QueryReading:
     """Words to be read under these languages, for one owner in one corpus.
 
     Terms are candidates until `budget` rows of the owner are estimated, and one term more while fewer than `floor`
@@ -125,7 +127,7 @@ class Reading:
         return schema_function(name, cast(self.corpus, Text), self.owner, cast(self.words, Text), spoken, *bounds)
 
 
-def lexical_query(reading: Reading, *, naming: str = "{}") -> LexicalQuery:
+def lexical_query(reading: QueryReading, *, naming: str = "{}") -> LexicalQuery:
     """The query's side of the text leg: all terms count in the score, and those that are candidates bring rows.
 
     `naming` tells several queries in one statement apart.
@@ -147,7 +149,7 @@ def lexical_query(reading: Reading, *, naming: str = "{}") -> LexicalQuery:
     )
 
 
-def query_terms(reading: Reading) -> TableValuedAlias:
+def query_terms(reading: QueryReading) -> TableValuedAlias:
     """The lexemes of a query, a row each, rarest first.
 
     The columns are lexeme, quoted (as a tsquery reads it), dimension (in the weights of a row), frequency,

@@ -14,6 +14,7 @@ from ..db.models import CorpusStatistics, TermStatistics
 from ..db.schemas import schema_of
 
 SAMPLE_ROWS = 100_000
+"""Rows that are read of a larger corpus: a refresh then takes seconds, however large it is."""
 _OWNER_PREFIX = "\x01owner="
 
 

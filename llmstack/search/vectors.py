@@ -34,10 +34,13 @@ NAN = literal_column("'NaN'::float8", Float())
 _EXACT, _GUARD, _INDEX = (literal_column(f"'{path}'", String()) for path in ("exact", "guard", "index"))
 OPERATORS = {"cosine": "<=>", "inner_product": "<#>", "l2": "<->"}
 LARGEST_HALF, LARGEST_SINGLE = 65504.0, 3.4e38
+"""The largest numbers of 2 and of 4 bytes."""
 MAX_EF_SEARCH = 1000
+"""What pgvector allows."""
 QUERY_VECTOR = ARRAY(REAL)
 """How the vector of a query is sent: in binary, which is written and read much faster than its text."""
 OVERSAMPLING, MAX_OVERSAMPLING = 4, 100
+"""Rows that are taken by their bits for each that is ranked by its vector: measured, and at the most."""
 # Statistics lag behind: an owner may have lost rows since.
 _FAR_MORE = 2
 # So many rows for each distance among them are too many to be believed.

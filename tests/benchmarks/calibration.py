@@ -12,7 +12,7 @@ from llmstack import LLMStack
 from llmstack.documents import DocumentInput
 from llmstack.embeddings import Embedder, LocalEmbedder
 from llmstack.retrieval import JudgedQuery
-from llmstack.retrieval.tuning.decision import Legs, Tuning, decide
+from llmstack.retrieval.tuning.decision import JudgedLegs, Tuning, decide
 from llmstack.retrieval.tuning.measures import TEXT_GRID, best_of
 
 from .corpora import Given
@@ -38,7 +38,7 @@ async def measure(url: str, collection: Collection, *, draws: int = DRAWS) -> li
 
 async def _one_pass(
     url: str, collection: Collection, embedder: Embedder, *, schema: str, tune_text: bool = True
-) -> tuple[list[Legs], float]:
+) -> tuple[list[JudgedLegs], float]:
     async with LLMStack.open(url, schema=schema, embedder=embedder) as stack:
         inputs = [
             DocumentInput(owner_id=OWNER, id_at_origin=document["id"], content=_content(document),
@@ -70,7 +70,7 @@ def _by_text(collection: Collection) -> dict[str, Any]:
     return vectors | {_content(document): vectors[_text(document)] for document in collection.documents}
 
 
-def _rows(name: str, legs: Sequence[Legs], average_length: float, draws: int) -> list[dict[str, Any]]:
+def _rows(name: str, legs: Sequence[JudgedLegs], average_length: float, draws: int) -> list[dict[str, Any]]:
     rows = [*_text_rows(name, legs, average_length), *_alpha_rows(name, legs, average_length, draws)]
     for size in _sizes(legs):
         # Each of these takes seconds.
@@ -78,16 +78,16 @@ def _rows(name: str, legs: Sequence[Legs], average_length: float, draws: int) ->
     return rows
 
 
-def _alpha_rows(name: str, legs: Sequence[Legs], average_length: float, draws: int) -> list[dict[str, Any]]:
+def _alpha_rows(name: str, legs: Sequence[JudgedLegs], average_length: float, draws: int) -> list[dict[str, Any]]:
     return [_drawn(name, legs, average_length, size=size, draws=draws, tune_text=False) for size in _sizes(legs)]
 
 
-def _sizes(legs: Sequence[Legs]) -> list[int]:
+def _sizes(legs: Sequence[JudgedLegs]) -> list[int]:
     return list(dict.fromkeys(size for size in (20, JUDGED, len(legs) * 3 // 5) if size < len(legs) * 4 // 5))
 
 
 def _drawn(
-    name: str, legs: Sequence[Legs], average_length: float, *, size: int, draws: int, tune_text: bool
+    name: str, legs: Sequence[JudgedLegs], average_length: float, *, size: int, draws: int, tune_text: bool
 ) -> dict[str, Any]:
     before = Tuning(k1=1.2, b=0.75, context_weight=1.0)
     rng = np.random.default_rng(3)
@@ -114,7 +114,7 @@ def _drawn(
     }
 
 
-def _quality(legs: Sequence[Legs], tuning: Tuning, average_length: float) -> float:
+def _quality(legs: Sequence[JudgedLegs], tuning: Tuning, average_length: float) -> float:
     alpha = 0.5 if tuning.alpha is None else tuning.alpha
     changed = tuning.text != Tuning(k1=1.2, b=0.75, context_weight=1.0).text
     scores = [
@@ -127,7 +127,7 @@ def _quality(legs: Sequence[Legs], tuning: Tuning, average_length: float) -> flo
     return float(np.mean(scores))
 
 
-def _text_rows(name: str, legs: Sequence[Legs], average_length: float) -> list[dict[str, Any]]:
+def _text_rows(name: str, legs: Sequence[JudgedLegs], average_length: float) -> list[dict[str, Any]]:
     """Each setting of the text leg, alone and fused by halves."""
     rows = []
     for setting in TEXT_GRID:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstack.cli.intake import Reading, read_only
+from llmstack.cli.intake import FileReading, read_only
 from llmstack.documents import readers
 from llmstack.documents.readers import SourceText
 from llmstack.settings import Settings
@@ -22,6 +22,6 @@ async def test_an_error_that_no_reader_expects_is_the_failure_of_its_file(
     broken, whole = tmp_path / "a.md", tmp_path / "b.txt"
     broken.write_text("# Leave")
     whole.write_text("sixteen weeks")
-    outcomes = await read_only(Reading(owner_id="acme"), [broken, whole], Settings())
+    outcomes = await read_only(FileReading(owner_id="acme"), [broken, whole], Settings())
     assert [one.outcome for one in outcomes] == ["failed", "readable"]
     assert outcomes[0].note == "cannot be read: KeyError: 'no such table in a.md'"

@@ -30,7 +30,7 @@ from ..explain import read_terms
 from ..hits import SearchHits
 from ..request import Search
 from ..statements import search_in
-from .decision import Legs, Tuning, decide
+from .decision import JudgedLegs, Tuning, decide
 from .feedback import FeedbackRepository, JudgedQuery, Key, check_grade
 from .measures import TermCounts
 from .statistics import StatisticsKeeper
@@ -144,7 +144,7 @@ class Calibrator:
     def _feedback(self, owner_id: str | None) -> Callable[[AsyncSession], Awaitable[Sequence[JudgedQuery]]]:
         return lambda session: FeedbackRepository(session, self._corpus).judged(owner_id=owner_id)
 
-    async def legs(self, queries: Sequence[JudgedQuery], *, tune_text: bool) -> list[Legs]:
+    async def legs(self, queries: Sequence[JudgedQuery], *, tune_text: bool) -> list[JudgedLegs]:
         """What both legs return for each query, one query at a time, each statement a transaction of its own."""
         space, vectors = await self._vectors(queries)
         found = []
@@ -172,7 +172,7 @@ class Calibrator:
         space: Space | None,
         *,
         tune_text: bool,
-    ) -> Legs:
+    ) -> JudgedLegs:
         candidates = self._settings.search_candidates
         text = await self._search(session, one, None, None, rows=candidates)
         nearest = [] if vector is None else await self._search(session, one, vector, space, rows=candidates)
@@ -183,7 +183,7 @@ class Calibrator:
             judged += lifted
             pool = await self._counts(session, one, [hit.id for hit in lifted])
         relevant: dict[Hashable, float] = {key: grade for key, grade in one.relevant.items()}  # noqa: C416
-        return Legs(
+        return JudgedLegs(
             relevant=relevant,
             units={hit.id: hit.id if hit.id in relevant else str(getattr(hit, self._corpus.unit)) for hit in judged},
             text={hit.id: hit.legs["text"].score for hit in text},

@@ -38,7 +38,7 @@ class Tuning:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Legs:
+class JudgedLegs:
     """What both legs returned for one judged query; `units` maps rows to what they are judged by."""
 
     relevant: Mapping[Hashable, float]
@@ -54,7 +54,13 @@ class Legs:
 
 
 def decide(
-    legs: Sequence[Legs], before: Tuning, *, average_length: float, limit: int, tune_text: bool, standard_errors: float
+    legs: Sequence[JudgedLegs],
+    before: Tuning,
+    *,
+    average_length: float,
+    limit: int,
+    tune_text: bool,
+    standard_errors: float,
 ) -> tuple[Tuning, dict[str, Any]]:
     """The settings that the queries speak for, and the evidence: first of the text leg, then alpha upon it."""
     evidence: dict[str, Any] = {"queries": len(legs), "measure": "ndcg@10", "standard_errors": standard_errors}
@@ -81,7 +87,7 @@ def _from_default(alpha: float) -> float:
 
 
 def _choose_text(
-    legs: Sequence[Legs],
+    legs: Sequence[JudgedLegs],
     current: TextSettings,
     alpha: float,
     average_length: float,

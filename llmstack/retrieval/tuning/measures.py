@@ -15,6 +15,7 @@ from ...search.fusion import Weighted
 DEFAULT_ALPHA = Weighted().alpha
 ALPHAS = tuple(step / 10 for step in range(11))
 DEPTH = 10
+"""Places that count: people look at a first page."""
 
 Setting = TypeVar("Setting", bound=Hashable)
 Scores = Mapping[uuid.UUID, float]

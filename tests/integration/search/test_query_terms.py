@@ -15,11 +15,11 @@ from llmstack.documents.models import Chunk
 from llmstack.search import hybrid
 from llmstack.search.columns import LEXICAL_DIMENSIONS
 from llmstack.search.hybrid import languages_cte
-from llmstack.search.lexical import Reading, query_terms
+from llmstack.search.lexical import QueryReading, query_terms
 
 
-def _reading(words: str, languages: tuple[str, ...], **bounds: Any) -> Reading:
-    return Reading(
+def _reading(words: str, languages: tuple[str, ...], **bounds: Any) -> QueryReading:
+    return QueryReading(
         words=literal(words, Text),
         corpus=CORPUS,
         owner=literal("acme", Text),

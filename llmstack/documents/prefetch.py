@@ -19,7 +19,7 @@ class _Step(Generic[Made]):
     error: BaseException | None = None
 
 
-async def one_ahead(source: AsyncGenerator[Made, None]) -> AsyncGenerator[Made, None]:
+async def prefetched(source: AsyncGenerator[Made, None]) -> AsyncGenerator[Made, None]:
     """The items of a source; an item is made while the one before it is in use, and no further one is.
 
     One task runs all of the source, so that what it opens it also closes; the task ends with this generator. An
