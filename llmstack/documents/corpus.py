@@ -12,6 +12,7 @@ from sqlalchemy import BindParameter, ColumnElement, Select, func, select
 from sqlalchemy.orm import aliased
 
 from ..db.checks import any_of, as_uuid, check_date, each, listed
+from ..errors import ValidationError
 from ..retrieval import Corpus, Filter, Group, SearchHit, Sequel
 from ..search import metadata_filter
 from ..search.languages import normalize_language, spoken_in
@@ -59,6 +60,13 @@ class DocumentFilter(Filter):
         if not (found := self.on_documents()):
             return []
         return [Chunk.document_id.in_(select(Document.id).where(Document.owner_id == owner_id, *found))]
+
+
+def check_filter(where: object) -> DocumentFilter:
+    """A filter of documents; ValidationError for a mapping, which would be none."""
+    if not isinstance(where, DocumentFilter):
+        raise ValidationError("where", f"it is a DocumentFilter, not {type(where).__name__}")
+    return where
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from ..embeddings.writing import hide, show
 from ..errors import ValidationError
 from ..settings import Settings
 from . import queries
-from .corpus import DocumentFilter
+from .corpus import DocumentFilter, check_filter
 from .embedding import EMBEDDED
 from .errors import ChunkNotFound, DocumentNotFound, TextNotKept
 from .models import Chunk, Document
@@ -86,7 +86,7 @@ class DocumentRepository:
         """One page and the total, in one statement; a row that is added meanwhile shifts no page."""
         statement = queries.page_of_documents(
             check_owner(owner_id),
-            where or DocumentFilter(),
+            DocumentFilter() if where is None else check_filter(where),
             order_by=order_by,
             descending=descending,
             limit=check_limit(limit),
@@ -155,7 +155,7 @@ class DocumentRepository:
 
     async def delete_many(self, *, owner_id: str, where: DocumentFilter) -> int:
         """Hide every document that matches; refuses a filter that asks for nothing."""
-        conditions = where.on_documents()
+        conditions = check_filter(where).on_documents()
         if not conditions:
             raise ValidationError("where", "an empty filter would delete every document; name a condition")
         return await self._hide(owner_id, owned(check_owner(owner_id)), *conditions, moment=func.now())

@@ -266,7 +266,10 @@ async def test_other_bad_arguments_are_refused_by_their_name(stack: LLMStack) ->
     documents = stack.documents
     order: Any = "id"
     mode: Any = "magic"
+    where: Any = {"metadata": {"a": 1}}
     for field, work in (
+        ("where", documents.list(owner_id="acme", where=where)),
+        ("where", documents.delete_many(owner_id="acme", where=where)),
         ("order_by", documents.list(owner_id="acme", order_by=order)),
         ("mode", documents.search(owner_id="acme", query="words", mode=mode)),
         ("query", documents.search(owner_id="acme", query=" \n")),
