@@ -25,10 +25,6 @@ from .base import Base
 RETRYABLE = frozenset({"40001", "40P01"})
 
 
-def _behind(said: str) -> LLMStackError:
-    return DatabaseBehind(f"{said}; run `llmstack migrate` on this schema first")
-
-
 def _conflict(said: str) -> LLMStackError:
     return Conflict(f"other transactions changed the same rows meanwhile: {said}")
 
@@ -37,10 +33,6 @@ _BY_STATE: dict[str, Callable[[str], LLMStackError]] = {
     "40001": _conflict,
     "40P01": _conflict,
     "57014": lambda said: StatementTimeout(f"the statement was cancelled: {said}"),
-    "42P01": _behind,
-    "42883": _behind,
-    "3F000": _behind,
-    "42703": _behind,
     "42501": lambda said: DatabaseError(f"{said}; see `llmstack migrate grants --role ROLE`"),
     "28P01": lambda said: ConfigurationError(f"the server refused the password: {said}"),
     "28000": lambda said: ConfigurationError(f"the server refused the user: {said}"),
@@ -48,8 +40,9 @@ _BY_STATE: dict[str, Callable[[str], LLMStackError]] = {
     "53100": lambda said: DatabaseError(f"the server's disk is full: {said}"),
     "54000": lambda said: ValidationError("value", f"it is too large for PostgreSQL: {said}"),
 }
-_ABSENT = frozenset({"42P01", "42883", "3F000", "42703"})
-"""A table, function, schema or column that the statement names does not exist."""
+_NO_RELATION = "42P01"
+_ABSENT = frozenset({"42883", "3F000", "42703"})
+"""A function, schema or column that the statement names does not exist; of a host's own statement that is its error."""
 
 _UNAVAILABLE = ("08", "57P", "53300")
 
@@ -92,6 +85,9 @@ def _meaning(error: Exception) -> LLMStackError | None:
     return ConfigurationError(str(error)) if isinstance(error, ValueError) else _by_state(error)
 
 
+_RELATION = re.compile(r'relation "(?:[^"]*\.)?([^".]+)" does not exist')
+
+
 def _came_from_the_driver(error: BaseException) -> bool:
     """Whether the error was raised below asyncpg, and not by the caller's own work in a session."""
     frames = traceback.walk_tb(error.__traceback__)
@@ -123,10 +119,18 @@ def _by_state(error: Exception) -> LLMStackError | None:
     state = sqlstate(error) or ""
     if state.startswith(_UNAVAILABLE):
         return DatabaseUnavailable(f"the database is not available: {said(error)}")
-    if state in _ABSENT and _names_us(getattr(error, "statement", None)):
-        return DatabaseBehind(f"{said(error)}; run `llmstack migrate` on this schema first")
+    if state == _NO_RELATION or (state in _ABSENT and _names_us(getattr(error, "statement", None))):
+        return DatabaseBehind(f"{said(error)}; {_who_makes(said(error))}")
     make = _BY_STATE.get(state)
     return make(said(error)) if make else None
+
+
+def _who_makes(message: str) -> str:
+    """The way out where a relation is absent: a host's own table stands in our statements, too."""
+    named = _RELATION.search(message)
+    if named is None or named[1] in {table.name for table in Base.metadata.tables.values()}:
+        return "run `llmstack migrate` on this schema first"
+    return "create it by the migrations that it belongs to"
 
 
 _CONSTRAINTS: dict[str, Callable[[], LLMStackError]] = {}

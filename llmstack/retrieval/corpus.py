@@ -80,6 +80,11 @@ class Corpus(Generic[Hit, Where]):
         """The rows' vectors in a space, by the expression that its index is made with."""
         return None if space is None or self.vectors is None else _source(self.vectors, space)
 
+    def unit_of(self, hit: Hit) -> str:
+        """What people judge when they judge this hit: its unit, and the row itself where it has none."""
+        unit = getattr(hit, self.unit)
+        return str(hit.id if unit is None else unit)
+
     def spoken(self, owner: Owner) -> Select[Any] | Sequence[str]:
         """The languages in which a query of this owner is read."""
         return self.languages(owner) if callable(self.languages) else self.languages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -131,11 +132,17 @@ def check_corpus(corpus: Corpus[Any, Any]) -> None:
             f"{corpus!r}: rows of {corpus.rows.__name__} are weighed as those of {corpus.rows.__corpus__!r}; "
             f"give the model __corpus__ = {corpus.name!r}"
         )
+    rows: Any = corpus.rows
+    if rows.id.type.python_type is not uuid.UUID:
+        raise ConfigurationError(f"{corpus!r}: {rows.__name__}.id is no UUID, by which hits are logged and judged")
     if corpus.vectors is not None and corpus.vectors.rows is not corpus.rows:
         raise ConfigurationError(f"{corpus!r}: its vectors are those of {corpus.vectors.rows.__name__}")
     search: Search[Any] = Search(owner_id="-", query="-")
     shape = Shape.of(search, mode="text", space=None, options=SearchOptions())
-    columns = {*_kept(corpus, shape).selected_columns.keys(), "fused_score", "legs"}
+    shown = [column.name for column in _kept(corpus, shape).selected_columns]
+    if twice := sorted(name for name in set(shown) if shown.count(name) > 1):
+        raise ConfigurationError(f"{corpus!r} shows two columns named {twice[0]!r}; give its own another label")
+    columns = {*shown, "fused_score", "legs"}
     for field in dataclasses.fields(corpus.hit):
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and field.name not in columns:

@@ -185,7 +185,7 @@ class Calibrator:
         relevant: dict[Hashable, float] = {key: grade for key, grade in one.relevant.items()}  # noqa: C416
         return JudgedLegs(
             relevant=relevant,
-            units={hit.id: hit.id if hit.id in relevant else str(getattr(hit, self._corpus.unit)) for hit in judged},
+            units={hit.id: hit.id if hit.id in relevant else self._corpus.unit_of(hit) for hit in judged},
             text={hit.id: hit.legs["text"].score for hit in text},
             vector={hit.id: hit.legs["vector"].score for hit in nearest},
             pool=pool,

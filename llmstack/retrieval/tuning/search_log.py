@@ -187,7 +187,7 @@ async def _delete_some(session: AsyncSession, older_than: dt.timedelta, corpus: 
 def _hit(corpus: Corpus[Any, Any], hit: SearchHit) -> dict[str, Any]:
     return {
         "row_id": str(hit.id),
-        "unit": str(getattr(hit, corpus.unit)),
+        "unit": corpus.unit_of(hit),
         "score": hit.score,
         "ranks": {leg: place.rank for leg, place in hit.legs.items()},
     }

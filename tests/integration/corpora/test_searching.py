@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 from corpus_support import MakeWorld, World, units
+from notes import NotesBase
+from sqlalchemy import text
+from sqlalchemy.orm import Mapped, mapped_column
 
-from llmstack.errors import ConfigurationError, ValidationError
+from llmstack.errors import ConfigurationError, DatabaseBehind, ValidationError
 from llmstack.retrieval import Corpus, Filter, SearchHit, SearchNotFound
+from llmstack.search import SearchableMixin
 
 MODES: list[Any] = ["text", "vector", "hybrid"]
 
@@ -86,7 +90,12 @@ async def test_parts_that_do_not_belong_together_are_refused(world: World) -> No
     with pytest.raises(ConfigurationError, match="__corpus__ = 'strange'"):
         world.stack.corpus(Corpus(name="strange", rows=corpus.rows, hit=SearchHit, where=Filter))
     world.stack.corpora.pop(corpus.name)
-    for more, said in (({"hit": corpus.hit}, "shows no column"), ({"unit": "isbn"}, "has no field 'isbn'")):
+    twice = {"show": lambda statement, row: statement.add_columns(row.content)}
+    for more, said in (
+        ({"hit": corpus.hit}, "shows no column"),
+        ({"unit": "isbn"}, "has no field 'isbn'"),
+        (twice, "two columns named 'content'"),
+    ):
         given: dict[str, Any] = {"name": corpus.name, "rows": corpus.rows, "hit": SearchHit, "where": Filter, **more}
         with pytest.raises(ConfigurationError, match=said):
             world.stack.corpus(Corpus(**given))
@@ -97,3 +106,24 @@ async def test_parts_that_do_not_belong_together_are_refused(world: World) -> No
         with pytest.raises(ValidationError, match=list(given)[-1]):
             await without.search(owner_id="acme", query="kettle", **given)
     await world.corpus.settle()
+
+
+class Numbered(SearchableMixin, NotesBase):
+    __tablename__ = "numbered"
+    __corpus__ = "numbered"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+@pytest.mark.parametrize("kind", ["notes"], indirect=True)
+async def test_rows_without_a_uuid_and_tables_that_are_not_there_are_told_as_such(
+    world: World,
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"Numbered\.id is no UUID"):
+        world.stack.corpus(Corpus(name="numbered", rows=Numbered, hit=SearchHit, where=Filter))
+    async with world.stack.service.session() as session:
+        await session.execute(text("DROP SCHEMA notebook CASCADE"))
+        await session.commit()
+    for verb in (world.corpus.search(owner_id="acme", query="kettle"), world.corpus.refresh_statistics()):
+        with pytest.raises(DatabaseBehind, match="does not exist; create it by the migrations that it belongs to"):
+            await verb

@@ -163,6 +163,8 @@ async def test_one_session_may_bind_the_hosts_models_to_the_hosts_engine(stack: 
 async def test_what_the_orm_writes_is_weighed_as_its_corpus_is(stack: LLMStack) -> None:
     result = await stack.documents.add(owner_id="acme", id_at_origin="d", content="kettle whistles")
     assert result.document is not None
+    # A small corpus is counted and weighed anew behind its first writes.
+    await stack.documents.settle()
     await stack.documents.reweigh(k1=0.9, b=0.4, average_length=50.0, context_weight=2.0)
     rows = [
         Chunk(owner_id="acme", document_id=result.document.id, position=number, content=f"kettle {number}",
