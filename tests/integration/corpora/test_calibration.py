@@ -17,6 +17,7 @@ from llmstack.db import CorpusStatistics
 from llmstack.embeddings import CallableEmbedder
 from llmstack.errors import Conflict, ValidationError
 from llmstack.retrieval import CalibrationNotFound, JudgedQuery
+from llmstack.retrieval.tuning import statistics
 from llmstack.retrieval.tuning.measures import ALPHAS, TextSettings, fused, ndcg
 from llmstack.search import Weighted
 from llmstack.settings import Settings
@@ -286,7 +287,11 @@ async def test_a_parameter_that_bm25_cannot_have_is_refused_by_name(world: World
         await world.corpus.reweigh(**{parameter: value})
 
 
-async def test_new_rows_are_weighed_as_the_corpus_was_told(make_world: MakeWorld) -> None:
+async def test_new_rows_are_weighed_as_the_corpus_was_told(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No small corpus is weighed anew behind the test's back.
+    monkeypatch.setattr(statistics, "REWEIGHED_UNASKED", -1)
     world = make_world(embedder="none")
     assert await world.corpus.reweigh(k1=0.9, b=0.4, average_length=30, context_weight=2) == 0
     await write(world, [Text("1")])
