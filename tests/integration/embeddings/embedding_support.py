@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from notes import Note, NoteEmbedding, NoteJob, NotesBase
 from sqlalchemy import and_, func, select, text, update
 
 from llmstack.db import Service
@@ -51,13 +52,6 @@ class Counting:
         return [vector_of(content) for content in texts]
 
 
-def service_with(service: Service, embedder: Embedder | Counting | None, /, **settings: Any) -> EmbeddingService:
-    """The embeddings of the chunks."""
-    if isinstance(embedder, Counting):
-        embedder = CallableEmbedder(embedder, name="counting", dimensions=8)
-    return EmbeddingService(service, [TABLE], embedder, Settings(**settings))
-
-
 async def add_chunks(service: Service, contents: Sequence[str], *, owner_id: str = "acme") -> list[uuid.UUID]:
     """Write a document with these chunks, and nothing that says they want vectors."""
     document = Document(
@@ -94,22 +88,79 @@ async def count_of(service: Service, model: type[Any]) -> int:
         return (await session.execute(select(func.count()).select_from(model))).scalar_one()
 
 
-async def job_of(service: Service, chunk_id: uuid.UUID) -> ChunkEmbeddingJob:
-    """The job of a chunk, as it is now."""
-    async with service.session() as session:
-        return (await session.scalars(select(ChunkEmbeddingJob).where(ChunkEmbeddingJob.row_id == chunk_id))).one()
-
-
-async def end_leases(service: Service) -> None:
-    """Let time pass: every lease is over."""
-    async with service.session() as session:
-        past = func.now() - text("interval '1 second'")
-        held = ChunkEmbeddingJob.leased_until.is_not(None)
-        await session.execute(update(ChunkEmbeddingJob).where(held).values(leased_until=past))
-        await session.commit()
-
-
 def seconds_from_now(moment: dt.datetime | None) -> float:
     """How long until the moment."""
     assert moment is not None
     return (moment - dt.datetime.now(dt.UTC)).total_seconds()
+
+
+class Queue:
+    """An embedded table with what a test does to its rows and jobs; this one is that of our chunks."""
+
+    table = TABLE
+    rows: Any = Chunk
+    vectors: Any = ChunkEmbedding
+    jobs: Any = ChunkEmbeddingJob
+    place = "llmstack"
+    unwanted: Sequence[dict[str, Any]] = ({"deleted_at": func.now()}, {"level": 1})
+    """Two ways for a row to want no vector."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    async def prepare(self) -> None:
+        """Make the tables, where the service has not."""
+
+    def service_with(self, embedder: Embedder | Counting | None, /, **settings: Any) -> EmbeddingService:
+        """The embeddings of this table alone."""
+        if isinstance(embedder, Counting):
+            embedder = CallableEmbedder(embedder, name="counting", dimensions=8)
+        return EmbeddingService(self.service, [self.table], embedder, Settings(**settings))
+
+    async def add(self, contents: Sequence[str], *, owner_id: str = "acme") -> list[uuid.UUID]:
+        """Write rows, and nothing that says they want vectors."""
+        return await add_chunks(self.service, contents, owner_id=owner_id)
+
+    async def job_of(self, row_id: uuid.UUID) -> Any:
+        """The job of a row, as it is now."""
+        async with self.service.session() as session:
+            return (await session.scalars(select(self.jobs).where(self.jobs.row_id == row_id))).one()
+
+    async def end_leases(self) -> None:
+        """Let time pass: every lease is over."""
+        async with self.service.session() as session:
+            past = func.now() - text("interval '1 second'")
+            held = self.jobs.leased_until.is_not(None)
+            await session.execute(update(self.jobs).where(held).values(leased_until=past))
+            await session.commit()
+
+
+class NotesQueue(Queue):
+    """That of a host's notes, in a schema of the host's own."""
+
+    table = EmbeddedTable(rows=Note, embeddings=NoteEmbedding, jobs=NoteJob, text=Note.context + "\n" + Note.content)
+    rows = Note
+    vectors = NoteEmbedding
+    jobs = NoteJob
+    place = "notebook"
+    unwanted = ({"deleted_at": func.now()}, {"deleted_at": func.now()})
+
+    async def prepare(self) -> None:
+        async with self.service.engine.begin() as connection:
+            await connection.execute(text("CREATE SCHEMA notebook"))
+            await connection.run_sync(NotesBase.metadata.create_all)
+
+    async def add(self, contents: Sequence[str], *, owner_id: str = "acme") -> list[uuid.UUID]:
+        notes = [Note(owner_id=owner_id, slug=uuid.uuid4().hex, content=content) for content in contents]
+        async with self.service.session() as session:
+            session.add_all(notes)
+            await session.commit()
+        return [note.id for note in notes]
+
+
+QUEUES = {"chunks": Queue, "notes": NotesQueue}
+
+
+def service_with(service: Service, embedder: Embedder | Counting | None, /, **settings: Any) -> EmbeddingService:
+    """The embeddings of the chunks."""
+    return Queue(service).service_with(embedder, **settings)
