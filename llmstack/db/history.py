@@ -92,9 +92,16 @@ def with_what_it_needs(target: str) -> tuple[str, ...]:
     if module not in MODULES or place != "head":
         return (target,)
     directory = scripts()
-    heads = [one.revision for one in directory.get_revisions(target) if one is not None]
-    needed = {revision.rpartition("_")[0] for revision in _lineage(directory, heads)}
-    return tuple(f"{name}@head" for name in MODULES if name in needed)
+    needed = {revision.rpartition("_")[0] for revision in _lineage(directory, _heads(directory, target))}
+    below = {
+        f"{name}@head": _lineage(directory, _heads(directory, f"{name}@head")) for name in MODULES if name in needed
+    }
+    # Alembic refuses to be asked for what another one brings along.
+    return tuple(one for one in below if not any(below[one] < others for others in below.values()))
+
+
+def _heads(directory: ScriptDirectory, target: str) -> list[str]:
+    return [revision.revision for revision in directory.get_revisions(target) if revision is not None]
 
 
 def is_reached(targets: tuple[str, ...], applied: set[str]) -> bool:

@@ -111,7 +111,9 @@ def offline_sql(*, schema: str, target: str = "heads", settings: Settings | None
     config = alembic_config(output=output)
     config.attributes.update(schema=validate_schema(schema), settings=settings or Settings(), command="upgrade")
     with explaining(schema), _alembic:
-        command.upgrade(config, _one(with_what_it_needs(target)), sql=True)
+        targets: Any = with_what_it_needs(target)
+        # From an empty database Alembic takes several in one run, which makes no revision twice.
+        command.upgrade(config, targets[0] if len(targets) == 1 else targets, sql=True)
     return output.getvalue()
 
 
@@ -142,20 +144,16 @@ async def _run(
                 if verb is command.upgrade:
                     await refuse_strangers(connection, schema, targets=targets, applied=before)
                 await connection.rollback()
-                await connection.run_sync(_call, verb, (_one(targets),), schema, settings)
+                for target in targets:
+                    await connection.run_sync(_call, verb, (target,), schema, settings)
             await connection.rollback()
             return before != await applied_revisions(connection, schema)
-
-
-def _one(targets: tuple[str, ...]) -> Any:
-    # Alembic takes several where it takes one, but for its `+1`.
-    return targets[0] if len(targets) == 1 else targets
 
 
 def _call(
     connection: Connection,
     verb: Callable[..., Any],
-    arguments: tuple[Any, ...],
+    arguments: tuple[str, ...],
     schema: str,
     settings: Settings,
 ) -> None:

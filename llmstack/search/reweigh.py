@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, Integer, literal_column, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -21,6 +21,11 @@ MOVED, MOVED_AGAIN = 2.0, 1.25
 One that was adopted is followed sooner: the first documents of a corpus are often unlike the rest.
 """
 
+_WRITERS = text("""
+SELECT virtualtransaction FROM pg_locks
+WHERE relation = CAST(:table AS oid) AND mode = 'RowExclusiveLock' AND granted AND pid <> pg_backend_pid()
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+""")
 _PARAMETERS = ("bm25_k1", "bm25_b", "bm25_average_length", "bm25_context_weight")
 
 RANGES = {"k1": (0.0, 10.0), "b": (0.0, 1.0), "average_length": (1.0, 1_000_000.0), "context_weight": (0.0, 100.0)}
@@ -73,6 +78,12 @@ async def adopt_average_length(session: AsyncSession, *, corpus: str) -> float |
         .execution_options(synchronize_session=False)
     )
     return await session.scalar(statement)
+
+
+async def writers_of(session: AsyncSession, model: type[Any]) -> set[str]:
+    """The transactions that have written rows of the model, and have not ended."""
+    oid = await session.scalar(select(literal_column("tableoid", Integer())).select_from(model).limit(1))
+    return set() if oid is None else set(await session.scalars(_WRITERS, {"table": oid}))
 
 
 async def reweigh_batch(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import select, update
@@ -15,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ...db.database import Service
 from ...db.models import CorpusStatistics
 from ...search import StatisticsRefresh, refresh_statistics
-from ...search.reweigh import adopt_average_length, has_moved, reweigh_batch, set_parameters
+from ...search.reweigh import adopt_average_length, has_moved, reweigh_batch, set_parameters, writers_of
 from ..corpus import Corpus
 
 GROWTH = 0.2
@@ -31,7 +33,19 @@ REWEIGHED_AT_ONCE = 1_000
 REWEIGHED_UNASKED = 20_000
 """Larger corpora are reweighed when somebody asks: it rewrites every row."""
 
+WRITERS_AWAITED = 30.0
+"""Seconds; a row of whoever writes for longer is weighed by the old parameters until the next reweigh."""
+WRITERS_LOOKED_AT = 0.05
+
 logger = logging.getLogger("llmstack.retrieval")
+
+
+@dataclasses.dataclass(slots=True)
+class _Taken:
+    """Changed rows that are being told to the database."""
+
+    rows: int
+    is_told: bool = False
 
 
 class StatisticsKeeper:
@@ -54,15 +68,26 @@ class StatisticsKeeper:
         async def work(session: AsyncSession) -> StatisticsRefresh | None:
             return await refresh_statistics(session, model=self._rows, corpus=self._corpus)
 
-        changed = self._changed
         started = time.monotonic()
-        refreshed = await self._service.transaction(work)
+        with self._taken() as taken:
+            refreshed = await self._service.transaction(work)
+            taken.is_told = refreshed is not None
         ended = time.monotonic()
         self._rest_until = ended + PAUSE * (ended - started)
         if refreshed is not None:
             self._known = refreshed.row_count
-            self._changed -= changed
         return refreshed
+
+    @contextlib.contextmanager
+    def _taken(self) -> Iterator[_Taken]:
+        """Take what was changed until now, so that nobody else tells it; unless it was told it is put back."""
+        taken = _Taken(self._changed)
+        self._changed = 0
+        try:
+            yield taken
+        finally:
+            if not taken.is_told:
+                self._changed += taken.rows
 
     async def reweigh(self, parameters: Mapping[str, float] | None = None) -> int:
         """Give the corpus these parameters and weigh all rows by them; return how many were rewritten. Resumable.
@@ -84,6 +109,7 @@ class StatisticsKeeper:
 
     async def rewrite(self) -> int:
         """Weigh the rows anew that differ from their corpus, a batch at a time; return how many did."""
+        await self._let_writers_end()
         rewritten, last = 0, None
         while True:
 
@@ -96,6 +122,18 @@ class StatisticsKeeper:
             rewritten += changed
             if last is None:
                 return rewritten
+
+    async def _let_writers_end(self) -> None:
+        """Wait for whoever is writing rows by the parameters from before: what is not there yet cannot be rewritten."""
+        until = time.monotonic() + WRITERS_AWAITED
+        begun = await self._writers()
+        while begun and time.monotonic() < until:
+            await asyncio.sleep(WRITERS_LOOKED_AT)
+            begun &= await self._writers()
+
+    async def _writers(self) -> set[str]:
+        async with self._service.single_statements() as session:
+            return await writers_of(session, self._rows)
 
     def changed(self, rows: int) -> None:
         """Note a change; may start a refresh in the background."""
@@ -124,23 +162,23 @@ class StatisticsKeeper:
 
     async def _is_stale(self) -> bool:
         """Add this process' changes to those of all; whether they are too many, or nothing was ever measured."""
-        added = self._changed
-        statement = (
-            update(CorpusStatistics)
-            .where(CorpusStatistics.corpus == self._corpus)
-            .values(changed_rows=CorpusStatistics.changed_rows + added)
-            .returning(CorpusStatistics.changed_rows, CorpusStatistics.row_count)
-            .execution_options(synchronize_session=False)
-        )
+        with self._taken() as taken:
+            statement = (
+                update(CorpusStatistics)
+                .where(CorpusStatistics.corpus == self._corpus)
+                .values(changed_rows=CorpusStatistics.changed_rows + taken.rows)
+                .returning(CorpusStatistics.changed_rows, CorpusStatistics.row_count)
+                .execution_options(synchronize_session=False)
+            )
 
-        async def work(session: AsyncSession) -> tuple[int, int] | None:
-            row = (await session.execute(statement)).one_or_none()
-            return None if row is None else (row.changed_rows, row.row_count)
+            async def work(session: AsyncSession) -> tuple[int, int] | None:
+                row = (await session.execute(statement)).one_or_none()
+                return None if row is None else (row.changed_rows, row.row_count)
 
-        found = await self._service.transaction(work)
+            found = await self._service.transaction(work)
+            taken.is_told = found is not None
         if found is None:
             return True
-        self._changed -= added
         changed, self._known = found
         return changed > GROWTH * self._known
 

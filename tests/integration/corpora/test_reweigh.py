@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from corpus_support import MakeWorld, Text, World, write
+from notes import Note
 from sqlalchemy import func, select, text
 
 from llmstack.db import CorpusStatistics
 from llmstack.errors import StatementTimeout
+from llmstack.retrieval.tuning import statistics
 from llmstack.search import refresh_statistics
 from llmstack.search.reweigh import has_moved
 
@@ -186,3 +188,40 @@ async def test_a_mass_deletion_and_its_undoing_are_changes_like_any_other(world:
     await world.restore("d7")
     await world.corpus.settle()
     assert await recorded(world) == (1, 0)
+
+
+@pytest.mark.parametrize("kind", ["notes"], indirect=True)
+async def test_a_row_that_is_being_written_meanwhile_is_weighed_as_all_others_are(world: World) -> None:
+    await world.add({str(number): f"kettle number{number} whistles" for number in range(5)})
+    await world.corpus.settle()
+    async with world.stack.service.session() as session:
+        # It has read the parameters from before, and nobody sees it yet.
+        session.add(Note(owner_id="acme", slug="late", content="a late kettle"))
+        await session.flush()
+        reweighing = asyncio.create_task(world.corpus.reweigh(average_length=20.0))
+        done, _ = await asyncio.wait([reweighing], timeout=0.5)
+        assert not done
+        await session.commit()
+    assert await reweighing == 6
+    assert await weighed_by(world) == {20.0}
+
+
+async def test_what_two_refreshes_at_once_tell_is_told_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.add({str(number): f"kettle number{number}" for number in range(20)})
+    await world.corpus.settle()
+    keeper, refresh = world.corpus._statistics, refresh_statistics
+    first_may_go, calls = asyncio.Event(), iter(range(2))
+
+    async def first_waits(session: Any, **given: Any) -> Any:
+        if next(calls) == 0:
+            await first_may_go.wait()
+        return await refresh(session, **given)
+
+    monkeypatch.setattr(statistics, "refresh_statistics", first_waits)
+    keeper._changed = 15
+    first = asyncio.create_task(world.corpus.refresh_statistics())
+    await asyncio.sleep(0)
+    assert await world.corpus.refresh_statistics() is not None
+    first_may_go.set()
+    assert await first is not None
+    assert keeper._changed == 0
