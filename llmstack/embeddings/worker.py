@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+import math
+import random
 import time
 from collections.abc import Callable, Sequence
 
@@ -80,15 +82,21 @@ class _Crew:
     space: Space
     embedder: Embedder
     _dead: int = 0
+    _first: int = 0
+
+    def __post_init__(self) -> None:
+        if self.run.limit is not None:
+            # By chance, so that many runs of one row each come to every table.
+            self._first = random.randrange(len(self.run.tables) or 1)
 
     async def work(self, number: int) -> None:
         # A batch of each table in turn, so that one with many jobs does not keep the others waiting.
         turns = collections.deque(self.run.tables)
-        turns.rotate(-number)
+        turns.rotate(-number - self._first)
         # After so many batches without a single vector the trouble is the embedder's, not the texts'.
         while self._dead < _DEAD_BATCHES and turns and not self._is_enough():
             table = turns.popleft()
-            if claims := await self._claim(table):
+            if claims := await self._claim(table, among=len(turns) + 1):
                 await self._work_on(table, claims)
                 turns.append(table)
 
@@ -104,10 +112,11 @@ class _Crew:
     def _is_enough(self) -> bool:
         return self.run.limit is not None and self.run.taken >= self.run.limit
 
-    async def _claim(self, table: EmbeddedTable) -> list[Claim]:
+    async def _claim(self, table: EmbeddedTable, *, among: int) -> list[Claim]:
         size = self.run.settings.embedding_batch_size
         if self.run.limit is not None:
-            size = min(size, self.run.limit - self.run.taken)
+            # A share for each table: the next run, with as small a limit, would begin like this one.
+            size = min(size, math.ceil((self.run.limit - self.run.taken) / among))
         self.run.taken += size
         statement = queue.claim(
             table,
