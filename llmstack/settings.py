@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     )
 
     corpora: str | None = Field(
-        None, description="corpora of the host, comma-separated, such as `shop.search:NOTES`; for the command line"
+        None, description="corpora of the host that every stack knows, comma-separated, such as `shop.search:NOTES`"
     )
 
     default_language: str = Field("english", description="text search configuration of documents that name none")

@@ -123,7 +123,7 @@ async def _ask(stack: LLMStack, question: str) -> None:
     show(
         Text.assemble("\n", ("? ", "bold magenta"), (question, "bold"), (f"   {elapsed:.0f} ms, {hits.mode}\n", "dim"))
     )
-    show(*described_hits(question, hits, unit="id_at_origin"))
+    show(*described_hits(stack.documents.corpus, question, hits))
 
 
 def _step(message: str, since: float) -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from ..errors import ValidationError
-from .exits import FAILED, OK, described, exit_code, say
+from .exits import FAILED, OK, described, say
 from .intake import FileOutcome, FileReading, Intake, read_only
 from .invocation import Invocation, Owner, verb
 from .output import Answer, counted, table
@@ -80,9 +80,7 @@ async def ingest(
     status = FAILED if any(outcome.outcome == "failed" for outcome in outcomes) else OK
     if stopped is not None:
         say(f"{counted(len(files) - len(outcomes), 'file')} not reached; the same command may be run again")
-        say(f"error: {described(stopped)}", color="red")
-        status = exit_code(stopped)
-    return Answer(_as_json(outcomes, stopped), described_outcomes(outcomes), status)
+    return Answer(_as_json(outcomes, stopped), described_outcomes(outcomes), status, error=stopped)
 
 
 def _checked_language(language: str | None) -> str | None:

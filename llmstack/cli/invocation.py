@@ -271,6 +271,8 @@ def execute(options: Options, work: Callable[[Invocation], Awaitable[Outcome]], 
         outcome = asyncio.run(run())
         if isinstance(outcome, Answer):
             outcome.print(json=json)
+            if outcome.error is not None:
+                raise outcome.error
             raise typer.Exit(outcome.status)
         raise typer.Exit(outcome or 0)
 

@@ -39,11 +39,15 @@ def console(*, error: bool = False) -> Console:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a verb found: `value` for `--json`, `shown` for people (lines, texts and tables), and its exit status."""
+    """What a verb found: `value` for `--json`, `shown` for people (lines, texts and tables), and its exit status.
+
+    `error` is what broke it off: it is told after what was found until then, and the status is the error's.
+    """
 
     value: Any
     shown: Sequence[Any] = ()
     status: int = 0
+    error: Exception | None = None
 
     def print(self, *, json: bool) -> None:
         """Print the one or the other."""

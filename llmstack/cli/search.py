@@ -21,7 +21,7 @@ from .snippets import marked, snippet, terms_of
 
 if TYPE_CHECKING:
     from ..documents import DocumentHit
-    from ..retrieval import CorpusService, SearchExplanation, SearchHit, SearchHits
+    from ..retrieval import Corpus, CorpusService, SearchExplanation, SearchHit, SearchHits
 
 
 class SearchMode(enum.StrEnum):
@@ -78,10 +78,9 @@ async def search(
     """Find the best passages of an owner's documents, or the best rows of another corpus."""
     from ..retrieval import LiteLLMReranker
 
-    parts = {**(_parsed("where", where) or {}), "document_type": type, "language": language}
-    parts["metadata"] = _parsed("metadata", metadata) or parts.get("metadata")
+    parts = _parts(where, document_type=type, language=language, metadata=_parsed("metadata", metadata))
     async with call.corpus(corpus, migrate=call.embedded) as searched:
-        wanted = searched.corpus.where.from_json({name: part for name, part in parts.items() if part is not None})
+        wanted = searched.corpus.where.from_json(parts)
         started = time.perf_counter()
         hits = await searched.search(
             owner_id=owner,
@@ -97,15 +96,22 @@ async def search(
             explain=explain,
         )
         elapsed = time.perf_counter() - started
-        unit = searched.corpus.unit
         if hits:
-            shown: list[Any] = [*described_hits(query, hits, unit=unit, explain=explain)]
+            shown: list[Any] = [*described_hits(searched.corpus, query, hits, explain=explain)]
             shown.append(Text(_summary(hits, elapsed, explain=explain), style="dim"))
         else:
             shown = ["nothing found", *await _way_out(call, searched, owner)]
         if hits.explanation is not None:
             shown += _described_explanation(hits.explanation)
     return Answer(_as_json(query, owner, elapsed, hits), shown)
+
+
+def _parts(where: str | None, **options: Any) -> dict[str, Any]:
+    """The parts of a filter, of which none may be given twice."""
+    parts, given = _parsed("where", where) or {}, {name: part for name, part in options.items() if part}
+    if twice := sorted(parts.keys() & given.keys()):
+        raise ValidationError("where", f"{twice[0]} is given by an option of its own, too; give one of them")
+    return {**parts, **given}
 
 
 def _parsed(field: str, given: str | None) -> dict[str, Any] | None:
@@ -136,10 +142,12 @@ def _as_json(query: str, owner: str, elapsed: float, hits: SearchHits[Any]) -> d
     return answer
 
 
-def described_hits(query: str, hits: Sequence[SearchHit], *, unit: str, explain: bool = False) -> list[Lines]:
+def described_hits(
+    corpus: Corpus[Any, Any], query: str, hits: Sequence[SearchHit], *, explain: bool = False
+) -> list[Lines]:
     """Each hit with its place and the passage around what matched."""
     terms = terms_of(query)
-    return [_shown(rank, hit, unit, terms, explain=explain) for rank, hit in enumerate(hits, 1)]
+    return [_shown(rank, hit, corpus.unit_of(hit), terms, explain=explain) for rank, hit in enumerate(hits, 1)]
 
 
 def _is_document(hit: SearchHit) -> TypeGuard[DocumentHit]:
@@ -148,7 +156,7 @@ def _is_document(hit: SearchHit) -> TypeGuard[DocumentHit]:
 
 
 def _shown(rank: int, hit: SearchHit, unit: str, terms: Sequence[str], *, explain: bool) -> Lines:
-    title, place = _title(hit), printable(getattr(hit, unit))
+    title, place = _title(hit), printable(unit)
     kind = f"({hit.document_type})" if _is_document(hit) else ""
     if title in ("", PurePath(place).name):
         title, place = place, ""
@@ -227,4 +235,4 @@ async def _way_out(call: Invocation, searched: CorpusService[Any, Any], owner: s
     if not isinstance(searched, DocumentService) or (await searched.list(owner_id=owner, limit=1)).total:
         return []
     command = call.options.command("ingest", "PATH", "--owner", owner)
-    return [f"owner {owner!r} has no documents in this schema; try: {command}"]
+    return [f"owner {owner!r} has no documents in schema {call.settings.schema_name!r}; try: {command}"]

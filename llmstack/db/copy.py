@@ -14,7 +14,7 @@ from sqlalchemy import Table
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from .schemas import SCHEMA_TOKEN, schema_of
+from .schemas import schema_in
 from .translate import sqlstate
 
 Encoder = Callable[[Any], bytes]
@@ -61,7 +61,7 @@ async def copy_rows(
     """
     connection = await session.connection()
     driver: Any = (await connection.get_raw_connection()).driver_connection
-    schema = await session.run_sync(schema_of) if table.schema == SCHEMA_TOKEN else table.schema
+    schema = await session.run_sync(schema_in, table)
     encoders = [ENCODERS[type_] for type_ in columns.values()]
     remaining = iter(rows)
     with _as_of_sqlalchemy(f"COPY {table.name}"):

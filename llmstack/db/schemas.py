@@ -121,6 +121,11 @@ def schema_of(session: Session) -> str:
     return _maps_us(session.connection().get_execution_options()) or SCHEMA_TOKEN
 
 
+def schema_in(session: Session, table: Table) -> str | None:
+    """The real schema in which this session finds a table, of ours or of a host; None leaves it to search_path."""
+    return schema_of(session) if table.schema == SCHEMA_TOKEN else table.schema
+
+
 def qualified(schema: str, table: str) -> str:
     """A quoted table name for the few SQL texts that PostgreSQL itself takes as a string."""
     return f"{quote(validate_schema(schema))}.{quote(table)}"

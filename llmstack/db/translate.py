@@ -44,6 +44,7 @@ _NO_RELATION = "42P01"
 _ABSENT = frozenset({"42883", "3F000", "42703"})
 """A function, schema or column that the statement names does not exist; of a host's own statement that is its error."""
 
+_RELATION = re.compile(r'relation "(?:[^"]*\.)?([^".]+)" does not exist')
 _UNAVAILABLE = ("08", "57P", "53300")
 
 
@@ -83,9 +84,6 @@ def _meaning(error: Exception) -> LLMStackError | None:
     if not type(error).__module__.startswith("asyncpg"):
         return None
     return ConfigurationError(str(error)) if isinstance(error, ValueError) else _by_state(error)
-
-
-_RELATION = re.compile(r'relation "(?:[^"]*\.)?([^".]+)" does not exist')
 
 
 def _came_from_the_driver(error: BaseException) -> bool:

@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
-
-from sqlalchemy.ext.asyncio import AsyncSession
-
-from .database import Service
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Repository = TypeVar("Repository")
+Owned = TypeVar("Owned", covariant=True)
 
 
-class Domain(Generic[Repository]):
-    """A service over one repository; `reading` and `writing` take verbs over, and the rest is its own."""
+class Domain(Protocol[Owned]):
+    """A service over one repository, which it makes anew for each session."""
 
-    _service: Service
+    async def _read(self, work: Callable[[Owned], Awaitable[T]]) -> T:
+        """Run the work as one read, which is repeated once where its connection turns out to be broken."""
 
-    def _repository(self, session: AsyncSession) -> Repository:
-        raise NotImplementedError
-
-    async def _read(self, work: Callable[[Repository], Awaitable[T]]) -> T:
-        return await self._service.read(lambda session: work(self._repository(session)))
-
-    async def _write(self, work: Callable[[Repository], Awaitable[T]]) -> T:
-        return await self._service.transaction(lambda session: work(self._repository(session)))
+    async def _write(self, work: Callable[[Owned], Awaitable[T]]) -> T:
+        """Run the work in a transaction, anew after a serialization failure or a deadlock."""
 
 
 def reading(
     verb: Callable[Concatenate[Repository, P], Awaitable[T]],
 ) -> Callable[Concatenate[Domain[Repository], P], Coroutine[Any, Any, T]]:
-    """The verb as one read, which is repeated once where its connection turns out to be broken."""
+    """The repository's verb as one read of its service."""
 
     @functools.wraps(verb)
     async def run(self: Domain[Repository], /, *given: P.args, **named: P.kwargs) -> T:
@@ -45,7 +37,7 @@ def reading(
 def writing(
     verb: Callable[Concatenate[Repository, P], Awaitable[T]],
 ) -> Callable[Concatenate[Domain[Repository], P], Coroutine[Any, Any, T]]:
-    """The verb in a transaction, which runs anew after a serialization failure or a deadlock."""
+    """The repository's verb in one transaction of its service."""
 
     @functools.wraps(verb)
     async def run(self: Domain[Repository], /, *given: P.args, **named: P.kwargs) -> T:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from ..db.database import Service
-from ..db.verbs import Domain, reading, writing
+from ..db.verbs import reading, writing
 from ..embeddings import EmbeddingService
 from ..retrieval import CorpusService
 from ..retrieval.tuning.search_log import SearchLog
@@ -26,7 +26,7 @@ from .repository import DocumentRepository
 Result = TypeVar("Result")
 
 
-class DocumentService(Domain[DocumentRepository], CorpusService[DocumentHit, DocumentFilter]):
+class DocumentService(CorpusService[DocumentHit, DocumentFilter]):
     """Adds, finds, searches and removes documents; `stack.documents`."""
 
     def __init__(self, service: Service, embeddings: EmbeddingService, settings: Settings, log: SearchLog) -> None:
@@ -137,6 +137,9 @@ class DocumentService(Domain[DocumentRepository], CorpusService[DocumentHit, Doc
 
     def _repository(self, session: AsyncSession) -> DocumentRepository:
         return DocumentRepository(session, settings=self._settings)
+
+    async def _read(self, work: Callable[[DocumentRepository], Awaitable[Result]]) -> Result:
+        return await self._service.read(lambda session: work(self._repository(session)))
 
     async def _write(self, work: Callable[[DocumentRepository], Awaitable[Result]]) -> Result:
         async def run(session: AsyncSession) -> tuple[Result, int]:

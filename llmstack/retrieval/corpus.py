@@ -120,7 +120,8 @@ def _imported(name: str) -> Corpus[Any, Any]:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    # Whatever the module of a host does as it is loaded.
+    except Exception as error:
         raise ConfigurationError(f"LLMSTACK_CORPORA: {name!r} is not MODULE:CORPUS, or fails: {error}") from error
     if not isinstance(found, Corpus):
         raise ConfigurationError(f"LLMSTACK_CORPORA: {name!r} is a {type(found).__name__}, not a Corpus")

@@ -30,7 +30,9 @@ class Filter:
     def as_json(self) -> dict[str, Any] | None:
         """The parts that were given, as JSON has them; None without any."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        written = {name: pydantic_core.to_jsonable_python(value) for name, value in given.items() if value is not None}
+        parts = {name: value for name, value in given.items() if value is not None}
+        # What JSON cannot hold is refused by the search itself, not by its log.
+        written: dict[str, Any] = pydantic_core.to_jsonable_python(parts, fallback=str)
         return written or None
 
     @classmethod

@@ -14,7 +14,10 @@ from .request import Recency, Search
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Searches of one shape, without filters, are one statement with other values: `rows` come back of `limit`."""
+    """Searches of one shape, without filters, are one statement with other values.
+
+    `rows` come back: more than a page of `limit` where a stage after the statement chooses among them.
+    """
 
     mode: Mode
     space: Space | None

@@ -7,11 +7,12 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, literal_column, or_, select, text, update
+from sqlalchemy import ColumnElement, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.models import CorpusStatistics
+from ..db.schemas import qualified, quote, schema_in
 from ..errors import ValidationError
 from .columns import AVERAGE_LENGTH
 
@@ -23,7 +24,8 @@ One that was adopted is followed sooner: the first documents of a corpus are oft
 
 _WRITERS = text("""
 SELECT virtualtransaction FROM pg_locks
-WHERE relation = CAST(:table AS oid) AND mode = 'RowExclusiveLock' AND granted AND pid <> pg_backend_pid()
+WHERE relation = CAST(CAST(:table AS text) AS regclass)
+    AND mode = 'RowExclusiveLock' AND granted AND pid <> pg_backend_pid()
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """)
 _PARAMETERS = ("bm25_k1", "bm25_b", "bm25_average_length", "bm25_context_weight")
@@ -82,8 +84,10 @@ async def adopt_average_length(session: AsyncSession, *, corpus: str) -> float |
 
 async def writers_of(session: AsyncSession, model: type[Any]) -> set[str]:
     """The transactions that have written rows of the model, and have not ended."""
-    oid = await session.scalar(select(literal_column("tableoid", Integer())).select_from(model).limit(1))
-    return set() if oid is None else set(await session.scalars(_WRITERS, {"table": oid}))
+    table: Any = model.__table__
+    schema = await session.run_sync(schema_in, table)
+    name = quote(table.name) if schema is None else qualified(schema, table.name)
+    return set(await session.scalars(_WRITERS, {"table": name}))
 
 
 async def reweigh_batch(

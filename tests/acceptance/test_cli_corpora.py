@@ -56,6 +56,18 @@ def test_a_search_is_filtered_shown_logged_and_judged(shop: HereCommandLine) -> 
     assert (strange.status, "no logged search" in strange.errors) == (1, True)
 
 
+def test_no_part_of_a_filter_is_lost_or_given_twice(here: HereCommandLine, tmp_path: Path) -> None:
+    for name in ("plain.txt", "marked.md"):
+        (tmp_path / name).write_text("descale the kettle")
+    assert here.run("ingest", tmp_path, *OWNER, "--relative-to", tmp_path, "--embedder", "none").status == 0
+    search = ("search", "kettle", *OWNER, "--embedder", "none", "--json")
+    by_where = here.run(*search, "--where", '{"document_type": "markdown"}').json["hits"]
+    assert [hit["id_at_origin"] for hit in by_where] == ["marked.md"]
+    assert here.run(*search, "--type", "markdown").json["hits"][0]["id"] == by_where[0]["id"]
+    twice = here.run(*search, "--where", '{"document_type": "markdown"}', "--type", "text")
+    assert (twice.status, "document_type is given by an option of its own" in twice.errors) == (2, True)
+
+
 def test_a_corpus_is_counted_weighed_and_examined(shop: HereCommandLine) -> None:
     finding = {one["name"]: one for one in shop.run("doctor", "--json", **KNOWN).json["findings"]}["statistics"]
     assert finding["detail"] == "documents: never read, 0 rows now; notes: never read, 3 rows now"

@@ -7,6 +7,7 @@ import datetime as dt
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from document_support import DIMENSIONS, Words
 from notes import NOTES, Note, NoteFilter, NotesBase
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,8 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from llmstack import LLMStack
 from llmstack.db import Service
 from llmstack.documents import DocumentFilter, DocumentInput
+from llmstack.embeddings import CallableEmbedder
 from llmstack.embeddings.writing import hide, renew, show
 from llmstack.retrieval import CorpusService, Filter
+from llmstack.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,3 +180,14 @@ async def create_notes(service: Service) -> None:
     async with service.engine.begin() as connection:
         await connection.execute(text("CREATE SCHEMA IF NOT EXISTS notebook"))
         await connection.run_sync(NotesBase.metadata.create_all)
+
+
+def embedders(words: Words) -> dict[str, Any]:
+    """What a process is given that knows an old model, its own, and a new one."""
+    old, new = (CallableEmbedder(words, name=name, dimensions=DIMENSIONS) for name in ("old", "new"))
+    return {"embedder": old, "other_embedders": [new], "settings": Settings(space_refresh=0.0, embedding_batch_size=8)}
+
+
+def new_of(words: Words) -> CallableEmbedder:
+    """The new model."""
+    return CallableEmbedder(words, name="new", dimensions=DIMENSIONS)

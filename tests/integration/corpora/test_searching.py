@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 from typing import Any
 
 import pytest
@@ -65,6 +67,20 @@ async def test_what_a_corpus_cannot_answer_is_refused_before_anything_is_embedde
         with pytest.raises(ValidationError, match=next(iter(given))):
             await world.corpus.search(owner_id="acme", query="kettle", **given)
     assert words.calls == 0
+
+
+def test_a_filter_is_written_and_read_back_as_it_was(world: World) -> None:
+    where, moment = world.corpus.corpus.where, dt.datetime(2024, 5, 1, tzinfo=dt.UTC)
+    part = "since" if world.corpus.corpus.name == "notes" else "date_from"
+    given = where(**{part: moment, "metadata": {"n": {"$in": [1]}}})
+    assert where.from_json(json.loads(json.dumps(given.as_json()))) == given
+    assert where().as_json() is None
+    assert where.from_json(None) == where()
+    # Its log is not what refuses it.
+    assert where(metadata={"a": len}).as_json() is not None
+    for bad in ({"strange": 1}, {part: "yesterday"}):
+        with pytest.raises(ValidationError, match="where"):
+            where.from_json(bad)
 
 
 async def test_schemas_do_not_see_one_anothers_log(make_world: MakeWorld) -> None:

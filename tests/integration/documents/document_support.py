@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+import os
 import re
+import signal
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import psutil
 from sqlalchemy import func, select, text
 
 from llmstack import LLMStack
+from llmstack.db.embedded import EmbeddedServer
 from llmstack.documents import AddResult, Chunk, DocumentInput
 from llmstack.embeddings import CallableEmbedder
 
@@ -115,3 +119,11 @@ async def half_documents(stack: LLMStack) -> list[str]:
 def said(chunks: Sequence[Chunk]) -> set[str]:
     """The distinct words of the chunks."""
     return {word for chunk in chunks for word in _WORD.findall(chunk.content)}
+
+
+def kill(server: EmbeddedServer) -> None:
+    """Kill the server and its backends, as a loss of power would."""
+    postmaster = psutil.Process(int((server.data_dir / "postmaster.pid").read_text().splitlines()[0]))
+    for process in [postmaster, *postmaster.children(recursive=True)]:
+        os.kill(process.pid, signal.SIGKILL)
+    psutil.wait_procs([postmaster], timeout=10)

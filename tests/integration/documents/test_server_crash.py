@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import Iterator
 
-import psutil
 import pytest
-from document_support import Words, added, counted, document, found, half_documents
+from document_support import Words, added, counted, document, found, half_documents, kill
 from sqlalchemy import text
 
 from llmstack import LLMStack
@@ -31,21 +28,6 @@ def inputs() -> Iterator[DocumentInput]:
     for number in range(DOCUMENTS):
         passages = [f"document{number} passage{passage}" for passage in range(5)]
         yield document(f"d{number}", "\n".join(passages), chunking=lambda content: content.split("\n"))
-
-
-def kill(server: EmbeddedServer) -> None:
-    """Kill the server and its backends, as a loss of power would."""
-    postmaster = psutil.Process(int((server.data_dir / "postmaster.pid").read_text().splitlines()[0]))
-    for process in [postmaster, *postmaster.children(recursive=True)]:
-        os.kill(process.pid, signal.SIGKILL)
-    psutil.wait_procs([postmaster], timeout=10)
-
-
-@pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    server = start(tmp_path_factory.mktemp("crash") / "data", announce=False)
-    yield server
-    server.release()
 
 
 async def test_after_a_kill_every_document_is_whole_or_absent_and_the_run_can_be_repeated(

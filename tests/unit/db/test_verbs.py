@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from llmstack.db.verbs import Domain, reading, writing
+from llmstack.db.verbs import reading, writing
 from llmstack.documents import DocumentRepository, DocumentService
 
 
@@ -20,25 +20,14 @@ class Repository:
         return f"{owner_id} {least} in {self.session}"
 
 
-class Service:
-    """Stands for the service of a database."""
-
-    async def read(self, work: Any) -> Any:
-        return await work("a read")
-
-    async def transaction(self, work: Any) -> Any:
-        return await work("a transaction")
-
-
-class Counting(Domain[Repository]):
+class Counting:
     """A domain of two verbs."""
 
-    def __init__(self) -> None:
-        service: Any = Service()
-        self._service = service
+    async def _read(self, work: Any) -> Any:
+        return await work(Repository("a read"))
 
-    def _repository(self, session: Any) -> Repository:
-        return Repository(session)
+    async def _write(self, work: Any) -> Any:
+        return await work(Repository("a transaction"))
 
     count = reading(Repository.count)
     counted = writing(Repository.count)
