@@ -83,11 +83,14 @@ class _Crew:
     embedder: Embedder
     _dead: int = 0
     _first: int = 0
+    _at_once: int = 0
 
     def __post_init__(self) -> None:
-        if self.run.limit is not None:
-            # By chance, so that many runs of one row each come to every table.
-            self._first = random.randrange(len(self.run.tables) or 1)
+        self._at_once = self.run.settings.embedding_batch_size
+        if self.run.limit is not None and self.run.tables:
+            # A share for each table, and by chance where to begin: the next run may have as small a limit.
+            self._at_once = min(self._at_once, math.ceil(self.run.limit / len(self.run.tables)))
+            self._first = random.randrange(len(self.run.tables))
 
     async def work(self, number: int) -> None:
         # A batch of each table in turn, so that one with many jobs does not keep the others waiting.
@@ -96,7 +99,7 @@ class _Crew:
         # After so many batches without a single vector the trouble is the embedder's, not the texts'.
         while self._dead < _DEAD_BATCHES and turns and not self._is_enough():
             table = turns.popleft()
-            if claims := await self._claim(table, among=len(turns) + 1):
+            if claims := await self._claim(table):
                 await self._work_on(table, claims)
                 turns.append(table)
 
@@ -112,11 +115,10 @@ class _Crew:
     def _is_enough(self) -> bool:
         return self.run.limit is not None and self.run.taken >= self.run.limit
 
-    async def _claim(self, table: EmbeddedTable, *, among: int) -> list[Claim]:
-        size = self.run.settings.embedding_batch_size
+    async def _claim(self, table: EmbeddedTable) -> list[Claim]:
+        size = self._at_once
         if self.run.limit is not None:
-            # A share for each table: the next run, with as small a limit, would begin like this one.
-            size = min(size, math.ceil((self.run.limit - self.run.taken) / among))
+            size = min(size, self.run.limit - self.run.taken)
         self.run.taken += size
         statement = queue.claim(
             table,
