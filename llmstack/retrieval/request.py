@@ -1,4 +1,4 @@
-"""A search as one value: what is asked, checked once, before anything is embedded for it."""
+"""A search as one value, checked before anything is embedded for it, and what of it decides its statement."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ..db.checks import check_limit, check_owner
+from ..embeddings import Space
 from ..errors import ValidationError
 from ..search import SearchOptions
 from ..search.fusion import Fusion
@@ -93,6 +94,23 @@ class Search(Generic[Where]):
         """Whether a stage after the statement chooses among more rows than a page."""
         return self.reranker is not None or self.diversity > 0.0
 
+    def shape(self, *, mode: Mode, space: Space | None, options: SearchOptions) -> Shape:
+        """What decides its statement, once its legs are known."""
+        return Shape(
+            mode=mode,
+            space=space if mode != "text" else None,
+            limit=self.limit,
+            rows=max(options.candidates, self.limit) if self.reorders else self.limit,
+            fusion=self.fusion,
+            options=options,
+            recency=self.recency,
+            # A threshold is one on the scores that order: the reranker's, where there is one.
+            min_score=self.min_score if self.reranker is None else None,
+            group_by=self.group_by,
+            neighbours=self.neighbours,
+            similarities=self.diversity > 0.0,
+        )
+
     def options(self, settings: Settings) -> SearchOptions:
         """How much each leg may look at."""
         return SearchOptions(
@@ -102,3 +120,28 @@ class Search(Generic[Where]):
             ef_search=settings.ef_search,
             operators=self.operators,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Searches of one shape, without filters, are one statement with other values.
+
+    `rows` come back: more than a page of `limit` where a stage after the statement chooses among them.
+    """
+
+    mode: Mode
+    space: Space | None
+    limit: int
+    rows: int
+    fusion: Fusion | None
+    options: SearchOptions
+    recency: Recency | None
+    min_score: float | None
+    group_by: str | None
+    neighbours: int
+    similarities: bool
+
+    @property
+    def chooses(self) -> bool:
+        """Whether rows beyond the first page can come into it."""
+        return self.group_by is not None or self.recency is not None

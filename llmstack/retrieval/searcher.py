@@ -26,7 +26,6 @@ from .expansion import wordings
 from .hits import Hit, Mode, SearchExplanation, SearchHits
 from .request import Search, Where
 from .rerankers import rerank_scores
-from .shape import Shape
 from .statements import Prepared, execute, prepare
 
 logger = logging.getLogger("llmstack.retrieval")
@@ -66,7 +65,7 @@ class Searcher(Generic[Hit, Where]):
             others = await self._wordings(search)
         with clock.stage("embedding"):
             mode, space, vectors = await self._vectors([search.query, *others], search.mode)
-        shape = Shape.of(search, mode=mode, space=space, options=search.options(self.settings))
+        shape = search.shape(mode=mode, space=space, options=search.options(self.settings))
         vector, variants = vectors[0] if vectors else None, _variants(others, vectors)
         prepared = prepare(self.corpus, search, shape, where=where, vector=vector, variants=variants)
 

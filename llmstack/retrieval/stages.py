@@ -11,8 +11,7 @@ from sqlalchemy.orm import aliased
 from ..search import VectorSource
 from ..search.vectors import NAN
 from .corpus import Corpus, Expression, Group, Sequel
-from .request import Recency
-from .shape import Shape
+from .request import Recency, Shape
 
 _HALVINGS_AT_MOST = 1000.0
 """PostgreSQL raises where a power comes out too small for its type."""

@@ -19,8 +19,7 @@ from ..search.vectors import QUERY_VECTOR, check_vector
 from ..settings import Settings
 from .corpus import Corpus
 from .hits import Hit, Leg, SearchHits
-from .request import Search, Where
-from .shape import Shape
+from .request import Search, Shape, Where
 from .stages import top, with_texts
 
 MAX_LEG_ROWS = 10_000
@@ -138,7 +137,7 @@ def check_corpus(corpus: Corpus[Any, Any]) -> None:
     if corpus.vectors is not None and corpus.vectors.rows is not corpus.rows:
         raise ConfigurationError(f"{corpus!r}: its vectors are those of {corpus.vectors.rows.__name__}")
     search: Search[Any] = Search(owner_id="-", query="-")
-    shape = Shape.of(search, mode="text", space=None, options=SearchOptions())
+    shape = search.shape(mode="text", space=None, options=SearchOptions())
     shown = [column.name for column in _kept(corpus, shape).selected_columns]
     if twice := sorted(name for name in set(shown) if shown.count(name) > 1):
         raise ConfigurationError(f"{corpus!r} shows two columns named {twice[0]!r}; give its own another label")
@@ -173,6 +172,6 @@ async def search_in(
     if mode != "text" and (vector is None or space is None):
         raise ValidationError("vector", f"mode {mode!r} needs the query's vector and its space")
     where = corpus.narrowed(search)
-    shape = Shape.of(search, mode=mode, space=space, options=search.options(settings or Settings()))
+    shape = search.shape(mode=mode, space=space, options=search.options(settings or Settings()))
     prepared = prepare(corpus, search, shape, where=where, vector=vector, variants=variants)
     return await execute(session, corpus, prepared)

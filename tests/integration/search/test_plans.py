@@ -20,7 +20,6 @@ from llmstack.embeddings import EmbeddingSpace, Space
 from llmstack.embeddings.index import SpaceIndex
 from llmstack.retrieval import Search
 from llmstack.retrieval.hits import Mode
-from llmstack.retrieval.shape import Shape
 from llmstack.retrieval.statements import prepare
 from llmstack.search import SearchOptions, refresh_statistics
 from llmstack.testing import servers
@@ -117,7 +116,7 @@ async def plan_of(
         space = Space.of((await session.scalars(select(EmbeddingSpace))).one())
         search: Search[DocumentFilter] = Search(owner_id=owner_id, query=query or QUERY)
         mode: Mode = "vector" if query is None else "text" if vector is None else "hybrid"
-        shape = Shape.of(search, mode=mode, space=space, options=SearchOptions(exact_rows=exact_rows))
+        shape = search.shape(mode=mode, space=space, options=SearchOptions(exact_rows=exact_rows))
         prepared = prepare(documents.DOCUMENTS, search, shape, where=where, vector=vector)
         compiled = prepared.statement.compile(dialect=asyncpg.dialect())  # type: ignore[no-untyped-call]
         connection = (await (await session.connection()).get_raw_connection()).driver_connection
