@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import REAL, TSVECTOR
 from ..errors import ValidationError
 from .revisions import extension_schema
 from .schemas import qualified, quote
+from .triggers import searchable_triggers
 
 _DIMENSIONS = 2**28
 
@@ -24,31 +25,56 @@ _DIMENSIONS = 2**28
 def searchable_columns(
     *, searchable: str | None = None, llmstack_schema: str = "llmstack", version: int = 1
 ) -> list[sa.Column[Any]]:
-    """The columns of `SearchableMixin`, for `op.create_table`; `searchable` is the SQL of `__searchable__`.
+    """The columns of `SearchableMixin`, for `op.create_table`; call `finish_searchable_table` right after it.
 
-    Call `finish_searchable_table` right after it.
+    Version 1 is that of generated columns, with the SQL of `__searchable__` as `searchable`. In version 2 triggers make
+    them, and there are `further_words`.
     """
-    _require(version)
-    document = f"{quote(llmstack_schema)}.search_document(owner_id, language, context, content)"
-    if searchable is not None:
-        document = f"CASE WHEN ({searchable}) THEN {document} END"
-    parameters = "bm25_k1, bm25_b, bm25_average_length, bm25_context_weight"
-    weights = f"{quote(llmstack_schema)}.bm25_weights({document}, {parameters})"
+    _require(version, newest=2)
     defaults = {"bm25_k1": "1.2", "bm25_b": "0.75", "bm25_average_length": "100.0", "bm25_context_weight": "1.0"}
-    return [
+    columns = [
         sa.Column("owner_id", sa.Text(), nullable=False),
         sa.Column("language", sa.Text(), server_default="english", nullable=False),
         sa.Column("context", sa.Text(), server_default="", nullable=False),
         sa.Column("content", sa.Text(), nullable=False),
         *(sa.Column(name, REAL(), server_default=sa.text(value), nullable=False) for name, value in defaults.items()),
+    ]
+    if version > 1:
+        if searchable is not None:
+            raise ValidationError("searchable", "give it to finish_searchable_table, as SQL over the row NEW")
+        return [
+            *columns,
+            sa.Column("further_words", sa.Text(), server_default="", nullable=False),
+            sa.Column("search_vector", TSVECTOR()),
+            sa.Column("lexical", SPARSEVEC(_DIMENSIONS)),
+        ]
+    document = f"{quote(llmstack_schema)}.search_document(owner_id, language, context, content)"
+    if searchable is not None:
+        document = f"CASE WHEN ({searchable}) THEN {document} END"
+    parameters = "bm25_k1, bm25_b, bm25_average_length, bm25_context_weight"
+    weights = f"{quote(llmstack_schema)}.bm25_weights({document}, {parameters})"
+    return [
+        *columns,
         sa.Column("search_vector", TSVECTOR(), sa.Computed(document, persisted=True)),
         sa.Column("lexical", SPARSEVEC(_DIMENSIONS), sa.Computed(weights, persisted=True)),
     ]
 
 
-def finish_searchable_table(table: str, *, schema: str | None = None, version: int = 1) -> None:
-    """Make the index of the text leg, and store what ranking reads where it reads it."""
-    _require(version)
+def finish_searchable_table(
+    table: str,
+    *,
+    schema: str | None = None,
+    corpus: str | None = None,
+    searchable: str | None = None,
+    llmstack_schema: str = "llmstack",
+    version: int = 1,
+) -> None:
+    """Make the index of the text leg, and store what ranking reads where it reads it.
+
+    Since version 2 also the triggers: rows are weighed by the parameters of `corpus`, and those for which `searchable`,
+    such as "NEW.deleted_at IS NULL", is not true stay out of the index.
+    """
+    _require(version, newest=2)
     whole = _name(table, schema)
     for setting in ("STORAGE MAIN", "STATISTICS 0"):
         op.execute(f"ALTER TABLE {whole} ALTER COLUMN lexical SET {setting}")
@@ -60,6 +86,34 @@ def finish_searchable_table(table: str, *, schema: str | None = None, version: i
         postgresql_using="gin",
         postgresql_with={"fastupdate": "off"},
     )
+    if version > 1:
+        _create_triggers(table, schema, corpus, searchable, llmstack_schema)
+
+
+def alter_searchable_table(
+    table: str,
+    *,
+    schema: str | None = None,
+    corpus: str | None = None,
+    searchable: str | None = None,
+    llmstack_schema: str = "llmstack",
+    to: int = 2,
+) -> None:
+    """Lead a table of version 1 to version 2; nothing that is stored is written anew."""
+    _require(to, newest=2, oldest=2)
+    op.add_column(table, sa.Column("further_words", sa.Text(), server_default="", nullable=False), schema=schema)
+    for column in ("search_vector", "lexical"):
+        op.execute(f"ALTER TABLE {_name(table, schema)} ALTER COLUMN {column} DROP EXPRESSION")
+    _create_triggers(table, schema, corpus, searchable, llmstack_schema)
+
+
+def _create_triggers(
+    table: str, schema: str | None, corpus: str | None, searchable: str | None, llmstack_schema: str
+) -> None:
+    for statement in searchable_triggers(
+        table, schema=schema, corpus=corpus, searchable=searchable, llmstack_schema=llmstack_schema
+    ):
+        op.execute(statement)
 
 
 def create_embedding_tables(
@@ -186,6 +240,6 @@ def _name(table: str, schema: str | None) -> str:
     return quote(table) if schema is None else qualified(schema, table)
 
 
-def _require(version: int) -> None:
-    if version != 1:
-        raise ValidationError("version", f"there is no version {version!r:.60} of these tables; 1 is the newest")
+def _require(version: int, *, newest: int = 1, oldest: int = 1) -> None:
+    if not oldest <= version <= newest:
+        raise ValidationError("version", f"there is no version {version!r:.60} of these tables; {newest} is the newest")

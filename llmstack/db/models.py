@@ -26,9 +26,9 @@ from .base import Base, Identified, Timestamped
 class CorpusStatistics(Base):
     """How many rows of a corpus were searchable, and how long on average, when it was last measured.
 
-    `changed_rows` counts what was written and removed since. The BM25 parameters are those which new rows are
-    weighed with; they change for all rows together. `fusion_alpha` is the weight of the vector leg where a search
-    names none; without one it is the default of the fusion.
+    `changed_rows` counts what was written and removed since. The BM25 parameters are those by which rows are ranked;
+    while `is_mixed`, some are stored with weights by others, and weighed anew by each search. `fusion_alpha` is the
+    weight of the vector leg where a search names none; without one it is the default of the fusion.
     """
 
     __tablename__ = "corpus_statistics"
@@ -43,6 +43,7 @@ class CorpusStatistics(Base):
     bm25_b: Mapped[float] = mapped_column(REAL, server_default=text("0.75"))
     bm25_average_length: Mapped[float] = mapped_column(REAL, server_default=text("100.0"))
     bm25_context_weight: Mapped[float] = mapped_column(REAL, server_default=text("1.0"))
+    is_mixed: Mapped[bool] = mapped_column(server_default=text("false"))
     refreshed_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
     fusion_alpha: Mapped[float | None] = mapped_column(REAL)
 

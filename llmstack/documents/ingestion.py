@@ -61,7 +61,7 @@ class Ingestion:
         inputs: Iterable[DocumentInput] | AsyncIterable[DocumentInput],
         *,
         progress: Callable[[AddProgress], None] | None = None,
-    ) -> AsyncIterator[AddResult]:
+    ) -> AsyncGenerator[AddResult, None]:
         """Results in the order of the inputs; each batch is written before its first result is given.
 
         While a batch is written and its results are in use, the next one is checked, compared, cut and embedded, with

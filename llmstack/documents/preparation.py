@@ -9,6 +9,7 @@ from typing import Any
 
 from ..db.checks import UNSTORABLE, check_date, check_id, check_metadata, check_owner, check_text
 from ..errors import ValidationError
+from ..search.analysis import stored_words
 from ..search.languages import detect_language, normalize_language
 from ..settings import Settings
 from .chunking import DOCUMENT_TYPES, ChunkPiece, chunk
@@ -113,5 +114,7 @@ def _hashed(pieces: list[ChunkPiece], *, title: str) -> list[PreparedChunk]:
         turns[digest] += 1
         if turns[digest] > 1:
             digest = hashlib.sha256(digest + str(turns[digest]).encode()).digest()
-        prepared.append(PreparedChunk(piece=piece, context=context, content_hash=digest))
+        # What is not searched needs no words.
+        words = stored_words(context, piece.content) if piece.level == 0 else ""
+        prepared.append(PreparedChunk(piece=piece, context=context, content_hash=digest, further_words=words))
     return prepared

@@ -89,6 +89,7 @@ class PreparedChunk:
     piece: ChunkPiece
     context: str
     content_hash: bytes
+    further_words: str
 
     @property
     def is_leaf(self) -> bool:

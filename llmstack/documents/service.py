@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -66,7 +67,7 @@ class DocumentService(CorpusService[DocumentHit, DocumentFilter]):
         )
         return await self._ingestion.add(given)
 
-    def add_many(
+    async def add_many(
         self,
         inputs: Iterable[DocumentInput] | AsyncIterable[DocumentInput],
         *,
@@ -74,9 +75,13 @@ class DocumentService(CorpusService[DocumentHit, DocumentFilter]):
     ) -> AsyncIterator[AddResult]:
         """Store many documents in bounded memory; results in the order of the inputs, each with its `error`.
 
-        Each batch is one transaction. Stop iterating and what was yielded is stored.
+        Each batch is one transaction. Stop iterating and what was yielded is stored. At the end the term statistics
+        are read anew where they are due, so that what was loaded is ranked as it is later on.
         """
-        return self._ingestion.add_many(inputs, progress=progress)
+        async with contextlib.aclosing(self._ingestion.add_many(inputs, progress=progress)) as results:
+            async for result in results:
+                yield result
+        await self._statistics.catch_up()
 
     async def rechunk(
         self,

@@ -13,22 +13,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, column, delete, func, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, column, delete, func, select, update
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from ..db.checks import any_of
 from ..db.copy import STATEMENT_ROWS, copy_rows
-from ..db.models import CorpusStatistics
 from ..embeddings import Space
 from ..embeddings.spaces import living
 from ..embeddings.tables import core_table
 from ..embeddings.writing import WrittenRow, owe_elsewhere, store_vectors
-from ..search.columns import DEFAULTS, PARAMETERS
 from .embedding import EMBEDDED
 from .errors import DocumentChanged
-from .models import CORPUS, Chunk, ChunkEmbedding, Document
+from .models import Chunk, ChunkEmbedding, Document
 from .records import PreparedDocument
 
 Vectors = Mapping[bytes, Sequence[float]]
@@ -46,7 +44,7 @@ _CHUNK_COLUMNS = {
     "id": "uuid", "owner_id": "text", "document_id": "uuid", "parent_id": "uuid", "position": "integer",
     "level": "integer", "content": "text", "context": "text", "token_count": "integer",
     "start_offset": "integer", "end_offset": "integer", "content_hash": "bytea", "language": "text",
-    "bm25_k1": "real", "bm25_b": "real", "bm25_average_length": "real", "bm25_context_weight": "real",
+    "further_words": "text",
 }  # fmt: skip
 
 
@@ -119,11 +117,11 @@ async def write_documents(
     plans = [
         _plan(document, row, dict(before.get(row.id, {}))) for document in ordered for row in (rows[document.identity],)
     ]
-    bm25, spaces = await _parameters(session)
+    spaces = set(await session.scalars(living()))
     if space is not None and space.id not in spaces:
         # It was retired while the vectors were made.
         space = None
-    await _copy_new(session, plans, bm25=bm25)
+    await _copy_new(session, plans)
     await _move_kept(session, plans)
     await _delete_gone(session, plans)
     leaves = [leaf for plan in plans for leaf in plan.leaves(vectors)]
@@ -221,30 +219,14 @@ def _plan(prepared: PreparedDocument, document: Document, before: dict[bytes, Ro
     return plan
 
 
-def _read_parameters() -> Select[Any]:
-    spaces = living().cte("living")
-    ids = select(func.array_agg(spaces.c.id)).scalar_subquery()
-    one = select(ids.label("spaces")).subquery()
-    return select(one.c.spaces, *PARAMETERS).outerjoin_from(one, CorpusStatistics, CorpusStatistics.corpus == CORPUS)
-
-
-_PARAMETERS = _read_parameters()
-
-
-async def _parameters(session: AsyncSession) -> tuple[tuple[float, ...], set[int]]:
-    """What new chunks are weighed by, and the spaces that want their vectors, in one round trip."""
-    found, *bm25 = (await session.execute(_PARAMETERS)).one()
-    return DEFAULTS if bm25[0] is None else tuple(bm25), set(found or ())
-
-
-async def _copy_new(session: AsyncSession, plans: Sequence[_Plan], *, bm25: tuple[float, ...]) -> None:
+async def _copy_new(session: AsyncSession, plans: Sequence[_Plan]) -> None:
     if not any(plan.new for plan in plans):
         return
     rows = (
         (
             plan.ids[index], plan.prepared.owner_id, plan.document.id, plan.parent(index), index,
             chunk.piece.level, chunk.piece.content, chunk.context, chunk.piece.token_count, chunk.piece.start,
-            chunk.piece.end, chunk.content_hash, plan.prepared.language, *bm25,
+            chunk.piece.end, chunk.content_hash, plan.prepared.language, chunk.further_words,
         )
         for plan in plans
         for index, chunk in ((index, plan.prepared.chunks[index]) for index in plan.new)

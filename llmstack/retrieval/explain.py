@@ -17,6 +17,7 @@ from ..db.checks import any_of
 from ..db.explain import Explain
 from ..db.models import CorpusStatistics
 from ..search import SearchOptions
+from ..search.columns import mixed_parameters, weighed_by
 from ..search.hybrid import languages_cte
 from ..search.lexical import QueryReading, parse_query, query_terms, single_term
 from .corpus import Corpus
@@ -28,6 +29,7 @@ def _terms(corpus: Corpus[Any, Any], search: Search[Any], options: SearchOptions
     parsed = parse_query(search.query, operators=search.operators)
     reading = QueryReading(
         words=bindparam("words", parsed.words, Text, unique=True),
+        further_words=bindparam("further_words", parsed.further_words, Text, unique=True),
         corpus=corpus.name,
         owner=bindparam("owner_id", search.owner_id, Text, unique=True),
         languages=languages_cte(corpus.spoken(search.owner_id)),
@@ -57,7 +59,8 @@ async def read_matches(
     """What of the query each row holds, what counts most first."""
     rows: Any = corpus.rows
     terms = _terms(corpus, search, options, floor=1)
-    weight = -rows.lexical.op("<#>", return_type=Float())(single_term(terms.c.dimension))
+    weights = weighed_by(rows, mixed_parameters(corpus.name))
+    weight = -weights.op("<#>", return_type=Float())(single_term(terms.c.dimension))
     part = terms.c.idf * terms.c.frequency * weight
     statement = (
         select(

@@ -54,7 +54,7 @@ def prepare(
         return Prepared(shape, made, {})
     values: dict[str, Any] = {"owner_id": search.owner_id}
     if parsed is not None:
-        values["words"] = parsed.words
+        values |= {"words": parsed.words, "further_words": parsed.further_words}
     if vector is not None and (source := corpus.source(shape.space)) is not None:
         values["vector"] = check_vector(source, vector)
     return Prepared(shape, _kept(corpus, shape), values)
@@ -62,7 +62,10 @@ def prepare(
 
 @functools.lru_cache(maxsize=256)
 def _kept(corpus: Corpus[Any, Any], shape: Shape) -> Select[Any]:
-    """A search without filters, for its parameters `owner_id`, `words` and `vector`: building one is dear."""
+    """A search without filters, for its parameters `owner_id`, `words`, `further_words` and `vector`.
+
+    Building one is dear.
+    """
     return _made(
         corpus,
         shape,
@@ -88,6 +91,7 @@ def _made(
         corpus=corpus.name,
         owner_id=owner,
         query=query,
+        further_words=bindparam("further_words", type_=Text) if isinstance(query, BindParameter) else None,
         vector=vector,
         source=corpus.source(shape.space),
         variants=variants,

@@ -5,19 +5,35 @@ from __future__ import annotations
 from typing import Any
 
 from pgvector.sqlalchemy import SPARSEVEC
-from sqlalchemy import ColumnElement, Computed, Index, Text, case, column, event, literal_column, select
-from sqlalchemy.dialects.postgresql import REAL, TSVECTOR
-from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy import (
+    ColumnClause,
+    ColumnElement,
+    Connection,
+    FetchedValue,
+    Index,
+    Table,
+    Text,
+    case,
+    event,
+    inspect,
+    literal_column,
+    or_,
+    select,
+)
+from sqlalchemy.dialects.postgresql import REAL, TSVECTOR, array
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.sql import visitors
 
 from ..db.base import after_create
 from ..db.models import CorpusStatistics
-from ..db.schemas import schema_function
+from ..db.schemas import SCHEMA_TOKEN, quote, schema_function
+from ..db.triggers import searchable_triggers
+from .analysis import stored_words
 
 LEXICAL_DIMENSIONS = 2**28
 """Dimensions of the `lexical` column: 28 bits of a lexeme's md5."""
 
 K1, B, AVERAGE_LENGTH, CONTEXT_WEIGHT = 1.2, 0.75, 100.0, 1.0
-DEFAULTS = (K1, B, AVERAGE_LENGTH, CONTEXT_WEIGHT)
 PARAMETERS = (
     CorpusStatistics.bm25_k1,
     CorpusStatistics.bm25_b,
@@ -27,21 +43,28 @@ PARAMETERS = (
 """What the rows of a corpus are weighed by, in the order of the defaults."""
 
 
-def search_document(*, searchable: ColumnElement[bool] | None = None) -> ColumnElement[Any]:
-    """The tsvector of a row: context (label A), content, and the owner as a lexeme without position."""
-    document = schema_function(
-        "search_document", column("owner_id"), column("language"), column("context"), column("content"),
-        type_=TSVECTOR,
-    )  # fmt: skip
-    return document if searchable is None else case((searchable, document))
+def weighed_by(rows: Any, parameters: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The BM25 weights of a row by these k1, b, average length and weight of the context.
+
+    Null for `parameters` says that all rows are weighed by the same.
+    """
+    own = array([getattr(rows, name.key) for name in PARAMETERS])
+    anew = schema_function("bm25_weights", rows.search_vector, parameters, type_=SPARSEVEC(LEXICAL_DIMENSIONS))
+    return case((or_(parameters.is_(None), own == parameters), rows.lexical), else_=anew)
 
 
-def bm25_weights(document: ColumnElement[Any]) -> ColumnElement[Any]:
-    """The BM25 weight of each lexeme of a document, by the row's own k1, b and average length."""
-    return schema_function(
-        "bm25_weights", document, column("bm25_k1"), column("bm25_b"), column("bm25_average_length"),
-        column("bm25_context_weight"), type_=SPARSEVEC(LEXICAL_DIMENSIONS),
-    )  # fmt: skip
+def mixed_parameters(corpus: str) -> ColumnElement[Any]:
+    """What the rows of a corpus are to be weighed by while some are by something else, else null."""
+    return (
+        select(array(PARAMETERS)).where(CorpusStatistics.corpus == corpus, CorpusStatistics.is_mixed).scalar_subquery()
+    )
+
+
+def _further_words(context: Any) -> str:
+    """Of a row that is inserted; an expression in place of its text has none."""
+    given = context.get_current_parameters()
+    above, content = given.get("context") or "", given.get("content")
+    return stored_words(above, content) if isinstance(above, str) and isinstance(content, str) else ""
 
 
 class SearchableMixin:
@@ -50,6 +73,9 @@ class SearchableMixin:
     `language` names a text search configuration (`english`, `german`, ..., else `simple`). Rows for which
     `__searchable__` is false stay out of the index. `__corpus__` is the name under which they are searched: new rows
     are then weighed by the parameters of that corpus, and without it by the defaults.
+
+    Triggers make `search_vector` and `lexical`, whoever writes. `further_words` are what `stored_words` finds in the
+    text; the ORM and `insert()` fill them in, and a row without them is found by the words that PostgreSQL reads.
     """
 
     __searchable__: ColumnElement[bool] | None = None
@@ -60,69 +86,66 @@ class SearchableMixin:
     context: Mapped[str] = mapped_column(Text, server_default="")
     content: Mapped[str] = mapped_column(Text)
 
-    @declared_attr
-    def bm25_k1(cls) -> Mapped[float]:
-        return _parameter(cls.__corpus__, 0)
+    further_words: Mapped[str] = mapped_column(Text, default=_further_words, server_default="", deferred=True)
+    bm25_k1: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(K1)))
+    bm25_b: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(B)))
+    bm25_average_length: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(AVERAGE_LENGTH)))
+    bm25_context_weight: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(CONTEXT_WEIGHT)))
+    search_vector: Mapped[str | None] = mapped_column(
+        TSVECTOR, FetchedValue(), FetchedValue(for_update=True), deferred=True, deferred_raiseload=True
+    )
+    lexical: Mapped[Any | None] = mapped_column(
+        SPARSEVEC(LEXICAL_DIMENSIONS),
+        FetchedValue(),
+        FetchedValue(for_update=True),
+        deferred=True,
+        deferred_raiseload=True,
+    )
 
-    @declared_attr
-    def bm25_b(cls) -> Mapped[float]:
-        return _parameter(cls.__corpus__, 1)
 
-    @declared_attr
-    def bm25_average_length(cls) -> Mapped[float]:
-        return _parameter(cls.__corpus__, 2)
-
-    @declared_attr
-    def bm25_context_weight(cls) -> Mapped[float]:
-        return _parameter(cls.__corpus__, 3)
-
-    @declared_attr
-    def search_vector(cls) -> Mapped[str | None]:
-        return mapped_column(
-            TSVECTOR,
-            Computed(search_document(searchable=cls.__searchable__), persisted=True),
-            deferred=True,
-            deferred_raiseload=True,
-        )
-
-    @declared_attr
-    def lexical(cls) -> Mapped[Any | None]:
-        return mapped_column(
-            SPARSEVEC(LEXICAL_DIMENSIONS),
-            Computed(bm25_weights(search_document(searchable=cls.__searchable__)), persisted=True),
-            deferred=True,
-            deferred_raiseload=True,
-        )
+@event.listens_for(SearchableMixin, "before_update", propagate=True)
+def _read_anew(mapper: Any, _connection: Any, row: Any) -> None:
+    attributes = inspect(row).attrs
+    if attributes.context.history.has_changes() or attributes.content.history.has_changes():
+        row.further_words = stored_words(row.context, row.content)
 
 
 @event.listens_for(SearchableMixin, "instrument_class", propagate=True)
-def _store_for_ranking(mapper: Any, _class: type[Any]) -> None:
+def _make_searchable(mapper: Any, class_: type[Any]) -> None:
     # Ranking reads this column of every candidate row, so it stays in the row; nothing reads its statistics.
     for setting in ("STORAGE MAIN", "STATISTICS 0"):
         after_create(mapper.local_table, f"ALTER TABLE %(fullname)s ALTER COLUMN lexical SET {setting}")
+
+    def create_triggers(table: Table, connection: Connection, **_: Any) -> None:
+        for statement in _triggers(table, connection, class_):
+            connection.exec_driver_sql(statement)
+
+    event.listen(mapper.local_table, "after_create", create_triggers)
+
+
+def _triggers(table: Table, connection: Connection, model: type[SearchableMixin]) -> list[str]:
+    ours = (connection.get_execution_options().get("schema_translate_map") or {}).get(SCHEMA_TOKEN, SCHEMA_TOKEN)
+    is_searched = None
+    if model.__searchable__ is not None:
+        new = visitors.replacement_traverse(model.__searchable__, {}, _of_new_row)
+        is_searched = str(new.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True}))
+    schema = connection.schema_for_object(table)
+    return searchable_triggers(
+        table.name, schema=schema, corpus=model.__corpus__, searchable=is_searched, llmstack_schema=ours
+    )
+
+
+def _of_new_row(element: Any, **_: Any) -> Any:
+    return (
+        literal_column(f"NEW.{quote(element.name)}")
+        if isinstance(element, ColumnClause) and not element.is_literal
+        else None
+    )
 
 
 def constant(value: str) -> ColumnElement[str]:
     """A text that stands in the statement itself."""
     return literal_column("'" + value.replace("'", "''") + "'", Text())
-
-
-def _parameter(corpus: str | None, place: int) -> Mapped[float]:
-    """What a new row is weighed by: that of its corpus as it is written, the usual value before it has one."""
-    usual: ColumnElement[float] = literal_column(str(DEFAULTS[place]))
-    if corpus is None:
-        return mapped_column(REAL, server_default=usual)
-    read = select(*PARAMETERS).where(CorpusStatistics.corpus == corpus)
-
-    def current(context: Any) -> float:
-        # Read once a statement: as a subquery of each row it cost a flush of 2,000 rows 2.5 times as much.
-        kept = context.__dict__
-        if "llmstack_bm25" not in kept:
-            kept["llmstack_bm25"] = context.root_connection.execute(read).one_or_none() or DEFAULTS
-        value: float = kept["llmstack_bm25"][place]
-        return value
-
-    return mapped_column(REAL, default=current, server_default=usual)
 
 
 def search_index(table: str) -> Index:

@@ -29,9 +29,9 @@ from sqlalchemy.types import BigInteger
 from ..db.checks import MAX_LIMIT
 from ..db.models import CorpusStatistics
 from ..errors import ValidationError
-from .columns import SearchableMixin
+from .columns import SearchableMixin, constant, weighed_by
 from .fusion import Fusion, RankedLeg, Weighted, fuse, numbered
-from .lexical import ParsedQuery, QueryReading, lexical_query, owned_rows, parse_query, required_clause
+from .lexical import LexicalQuery, ParsedQuery, QueryReading, lexical_query, owned_rows, parse_query, required_clause
 from .vectors import QUERY_VECTOR, VectorSource, check_vector, vector_arm
 
 MAX_VARIANTS = 16
@@ -92,6 +92,7 @@ def hybrid(
     corpus: str,
     owner_id: str | BindParameter[str],
     query: str | BindParameter[str] | None = None,
+    further_words: BindParameter[str] | None = None,
     vector: Sequence[float] | BindParameter[Any] | None = None,
     source: VectorSource | None = None,
     variants: Sequence[Variant] = (),
@@ -114,7 +115,8 @@ def hybrid(
     Where two searches stand in one statement, each has its own `name`.
 
     Bind parameters in place of `owner_id`, `query` and `vector` make a statement that can be kept: the query is then
-    taken without operators, the vector of the type `ARRAY(REAL)`.
+    taken without operators, with what `further_query` finds in it as `further_words`, the vector of the type
+    `ARRAY(REAL)`.
     """
     if not 1 <= limit <= MAX_LIMIT:
         raise ValidationError("limit", f"it must be from 1 to {MAX_LIMIT}, not {limit}")
@@ -122,7 +124,7 @@ def hybrid(
         raise ValidationError("query", "give a query, a vector, or both")
     options = options or SearchOptions()
     naming = _naming(name)
-    questions = _questions(query, vector, source, variants, options, naming)
+    questions = _questions(query, further_words, vector, source, variants, options, naming)
     legs = _LegMaker(
         model=model,
         corpus=corpus,
@@ -158,6 +160,7 @@ class _Question:
     """One wording of the query with its parameters; `suffix` tells its columns apart, `naming` its CTEs."""
 
     words: BindParameter[str] | None
+    further_words: ColumnElement[str]
     vector: BindParameter[Any] | None
     parsed: ParsedQuery
     naming: str
@@ -167,6 +170,7 @@ class _Question:
 
 def _questions(
     query: str | BindParameter[str] | None,
+    further_words: BindParameter[str] | None,
     vector: Sequence[float] | BindParameter[Any] | None,
     source: VectorSource | None,
     variants: Sequence[Variant],
@@ -177,11 +181,16 @@ def _questions(
         raise ValidationError("vector", "give a vector together with its source, and one with each variant")
     if len(variants) > MAX_VARIANTS:
         raise ValidationError("variants", f"there are {len(variants)}; {MAX_VARIANTS} are the most")
-    first = _question(query, vector, source, naming=naming, operators=options.operators)
+    first = _question(query, further_words, vector, source, naming=naming, operators=options.operators)
     others = [
         replace(
             _question(
-                None if query is None else one.query, one.vector, source, naming=f"{naming}_{number}", operators=False
+                None if query is None else one.query,
+                None,
+                one.vector,
+                source,
+                naming=f"{naming}_{number}",
+                operators=False,
             ),
             weight=one.weight,
             suffix=f"_{number}",
@@ -193,6 +202,7 @@ def _questions(
 
 def _question(
     query: str | BindParameter[str] | None,
+    further_words: BindParameter[str] | None,
     vector: Sequence[float] | BindParameter[Any] | None,
     source: VectorSource | None,
     *,
@@ -203,10 +213,12 @@ def _question(
     if isinstance(query, str):
         parsed = parse_query(query, operators=operators)
         query = bindparam("words", parsed.words, Text, unique=True)
+        further_words = bindparam("further_words", parsed.further_words, Text, unique=True)
     if source is not None and vector is not None and not isinstance(vector, BindParameter):
         vector = bindparam("vector", check_vector(source, vector), QUERY_VECTOR, unique=True)
     assert vector is None or isinstance(vector, BindParameter)
-    return _Question(words=query, vector=vector, parsed=parsed, naming=naming)
+    further = constant("") if further_words is None else further_words
+    return _Question(words=query, further_words=further, vector=vector, parsed=parsed, naming=naming)
 
 
 class _LegMaker:
@@ -240,6 +252,7 @@ class _LegMaker:
         naming = question.naming
         reading = QueryReading(
             words=question.words,
+            further_words=question.further_words,
             corpus=self._corpus,
             owner=self._owner,
             languages=self._languages,
@@ -248,16 +261,16 @@ class _LegMaker:
         )
         lexical = lexical_query(reading, naming=naming)
         matches = self._model.search_vector.op("@@")
-        first = self._scored(lexical.weights, (matches(lexical.candidates),), naming.format("budgeted"))
+        first = self._scored(lexical, (matches(lexical.candidates),), naming.format("budgeted"))
         # The budget is an estimate, made before the filters: a short page is filled from all terms.
         short = select(func.count()).select_from(first).scalar_subquery() < self._limit
-        wide = self._scored(lexical.weights, (short, matches(lexical.everything)), naming.format("unbudgeted"))
+        wide = self._scored(lexical, (short, matches(lexical.everything)), naming.format("unbudgeted"))
         filled = union_all(select(first.c.id, first.c.score).where(~short), select(wide.c.id, wide.c.score)).subquery()
         return select(filled.c.id, filled.c.score).cte(naming.format("text")).prefix_with("MATERIALIZED")
 
-    def _scored(self, weights: Any, conditions: Sequence[Any], name: str) -> CTE:
+    def _scored(self, query: LexicalQuery, conditions: Sequence[Any], name: str) -> CTE:
         model = self._model
-        distance = model.lexical.op("<#>", return_type=Float())(weights)
+        distance = weighed_by(model, query.parameters).op("<#>", return_type=Float())(query.weights)
         best = (
             select(model.id.label("id"), distance.label("distance"))
             # Not `=`: GIN knows the owner; a bitmap of all of the owner's rows would only be added to it.

@@ -23,19 +23,22 @@ from sqlalchemy import (
     Select,
     TableValuedAlias,
     Text,
+    case,
     cast,
     column,
     func,
     literal,
     select,
     true,
+    union_all,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, TSQUERY, UUID, array
+from sqlalchemy.dialects.postgresql import ARRAY, REAL, TSQUERY, UUID, array
 
 from ..db.checks import UNSTORABLE
 from ..db.models import TermStatistics
 from ..db.schemas import schema_function
 from ..errors import ValidationError
+from .analysis import further_query, renderings
 from .columns import LEXICAL_DIMENSIONS, constant
 
 # PostgreSQL's own limit for a tsvector or a tsquery is 1 MB, and text can triple on the way there.
@@ -52,9 +55,13 @@ _LONG = re.compile(r"\S{500,}")
 
 @dataclass(frozen=True, slots=True)
 class ParsedQuery:
-    """What a user typed: words that rank, phrases that must occur, phrases that must not."""
+    """What a user typed: words that rank, phrases that must occur, phrases that must not.
+
+    `further_words` rank, too: they stand inside of the words, or are other ways of writing them.
+    """
 
     words: str
+    further_words: str = ""
     required: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
 
@@ -77,7 +84,7 @@ def parse_query(query: str, *, operators: bool = True) -> ParsedQuery:
     if (size := len(query.encode())) > MAX_QUERY_BYTES:
         raise ValidationError("query", f"it has {size} bytes; {MAX_QUERY_BYTES} are the most")
     if not operators:
-        return ParsedQuery(words=query)
+        return ParsedQuery(words=query, further_words=further_query(query))
     required: list[str] = []
     forbidden: list[str] = []
 
@@ -90,17 +97,21 @@ def parse_query(query: str, *, operators: bool = True) -> ParsedQuery:
         return f" {phrase} " if excluded is None else " "
 
     words = _CLAUSE.sub(take, query)
-    return ParsedQuery(words=words, required=tuple(required), forbidden=tuple(forbidden))
+    return ParsedQuery(
+        words=words, further_words=further_query(words), required=tuple(required), forbidden=tuple(forbidden)
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class LexicalQuery:
     """The text leg's side of a statement; null where no word of the query is indexable.
 
-    `candidates` is bounded by the budget, `everything` holds all terms.
+    `candidates` is bounded by the budget, `everything` holds all terms. Rows are weighed by `parameters` anew while
+    some are stored by others, else these are null.
     """
 
     weights: ColumnElement[Any]
+    parameters: ColumnElement[Any]
     candidates: ColumnElement[Any]
     everything: ColumnElement[Any]
 
@@ -114,6 +125,7 @@ class QueryReading:
     """
 
     words: ColumnElement[str]
+    further_words: ColumnElement[str]
     corpus: str
     owner: ColumnElement[str]
     languages: CTE
@@ -124,7 +136,8 @@ class QueryReading:
         """A call of one of the schema's functions that read a query."""
         spoken = func.array(select(self.languages.c.language).scalar_subquery(), type_=ARRAY(Text))
         bounds = cast(self.budget, Float), cast(self.floor, Float)
-        return schema_function(name, cast(self.corpus, Text), self.owner, cast(self.words, Text), spoken, *bounds)
+        words = cast(self.words, Text), cast(self.further_words, Text)
+        return schema_function(name, cast(self.corpus, Text), self.owner, *words, spoken, *bounds)
 
 
 def lexical_query(reading: QueryReading, *, naming: str = "{}") -> LexicalQuery:
@@ -134,16 +147,17 @@ def lexical_query(reading: QueryReading, *, naming: str = "{}") -> LexicalQuery:
     """
     columns = (
         column("weights", Text()),
+        column("parameters", ARRAY(REAL)),
         column("candidates", TSQUERY()),
         column("everything", TSQUERY()),
     )
     read = reading.call("lexical_query").table_valued(*columns, name=naming.format("read"))
     weights = cast(read.c.weights, SPARSEVEC(LEXICAL_DIMENSIONS)).label("weights")
-    query = (
-        select(weights, read.c.candidates, read.c.everything).cte(naming.format("query")).prefix_with("MATERIALIZED")
-    )
+    query = select(weights, read.c.parameters, read.c.candidates, read.c.everything).cte(naming.format("query"))
+    query = query.prefix_with("MATERIALIZED")
     return LexicalQuery(
         weights=select(query.c.weights).scalar_subquery(),
+        parameters=select(query.c.parameters).scalar_subquery(),
         candidates=select(query.c.candidates).scalar_subquery(),
         everything=select(query.c.everything).scalar_subquery(),
     )
@@ -177,18 +191,26 @@ def owned_rows(corpus: str, owner: ColumnElement[str]) -> ColumnElement[int]:
 
 
 def term_counts(model: type[Any], *, owner_id: str, ids: Sequence[uuid.UUID], lexemes: Sequence[str]) -> Select[Any]:
-    """What BM25 is made of: (id, length, context_length, {lexeme: [frequency, frequency in the context]})."""
+    """What BM25 is made of: (id, length, context_length, {lexeme: [frequency, frequency in the context]}).
+
+    A lexeme that the row holds inside of other words alone counts a quarter of its frequency, and none of the length.
+    """
     unnested = func.unnest(model.search_vector).table_valued("lexeme", "positions", "weights", name="t")
     read = unnested.render_derived().lateral()
-    frequency = func.cardinality(cast(read.c.positions, ARRAY(Integer)))
-    in_context = func.cardinality(func.array_positions(cast(read.c.weights, ARRAY(Text)), cast("A", Text)))
+
+    def labelled(label: str) -> ColumnElement[int]:
+        return func.cardinality(func.array_positions(cast(read.c.weights, ARRAY(Text)), constant(label)))
+
+    length, context_length = labelled("A") + labelled("D"), labelled("A")
+    frequency = case((length > 0, length), else_=0.25 * cast(labelled("B") + labelled("C"), Float))
+    in_context = case((length > 0, context_length), else_=0.25 * cast(labelled("C"), Float))
     asked = read.c.lexeme == func.any(cast(list(lexemes), ARRAY(Text)))
     terms = func.jsonb_object_agg(read.c.lexeme, func.to_jsonb(array([frequency, in_context])))
     return (
         select(
             model.id,
-            func.sum(frequency).label("length"),
-            func.sum(in_context).label("context_length"),
+            func.sum(length).label("length"),
+            func.sum(context_length).label("context_length"),
             terms.filter(asked).label("terms"),
         )
         .select_from(model)
@@ -211,6 +233,7 @@ def required_clause(parsed: ParsedQuery, *, languages: CTE, naming: str = "{}") 
     """A tsquery of required and forbidden phrases; null where they hold stop words only, None without any."""
     if not parsed.required and not parsed.forbidden:
         return None
+    # A text may hold a phrase as it is, taken apart, or joined.
     clauses = [_phrase(phrase, languages, "(") for phrase in parsed.required]
     clauses += [_phrase(phrase, languages, "!(") for phrase in parsed.forbidden]
     listed = func.nullif(func.concat_ws(constant(" & "), *clauses), constant(""))
@@ -219,15 +242,13 @@ def required_clause(parsed: ParsedQuery, *, languages: CTE, naming: str = "{}") 
 
 
 def _phrase(phrase: str, languages: CTE, opening: str) -> ColumnElement[Any]:
-    read = (
-        select(
-            func.phraseto_tsquery(
-                schema_function("text_search_config", languages.c.language), cast(literal(phrase), Text)
-            ).label("read")
+    config = schema_function("text_search_config", languages.c.language)
+    read = union_all(
+        *(
+            select(func.phraseto_tsquery(config, cast(literal(one), Text)).label("read")).select_from(languages)
+            for one in renderings(phrase)
         )
-        .select_from(languages)
-        .subquery()
-    )
+    ).subquery()
     each = constant("(").concat(cast(read.c.read, Text)).concat(constant(")"))
     listed = func.string_agg(each, constant(" | ")).filter(func.numnode(read.c.read) > 0)
     return select(constant(opening).concat(listed).concat(constant(")"))).scalar_subquery()

@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select, text, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, cast, or_, select, text, update
+from sqlalchemy.dialects.postgresql import REAL, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.models import CorpusStatistics
@@ -59,9 +59,16 @@ async def set_parameters(session: AsyncSession, *, corpus: str, parameters: Mapp
     """Weigh new rows of the corpus by these; its old rows follow with `reweigh_batch`."""
     await begin_statistics(session, corpus=corpus)
     if parameters:
-        named = {f"bm25_{name}": value for name, value in parameters.items()}
+        named = weighing({f"bm25_{name}": value for name, value in parameters.items()})
         statement = update(CorpusStatistics).where(CorpusStatistics.corpus == corpus).values(named)
         await session.execute(statement.execution_options(synchronize_session=False))
+
+
+def weighing(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a corpus' row that change its parameters: from then on its rows are mixed, until all follow."""
+    given = {name: cast(value, REAL) for name, value in parameters.items()}
+    differs = (getattr(CorpusStatistics, name) != value for name, value in given.items())
+    return {**given, "is_mixed": or_(CorpusStatistics.is_mixed, *differs)}
 
 
 def has_moved(measured: float, assumed: float) -> bool:
@@ -75,7 +82,7 @@ async def adopt_average_length(session: AsyncSession, *, corpus: str) -> float |
     statement = (
         update(CorpusStatistics)
         .where(CorpusStatistics.corpus == corpus, CorpusStatistics.average_length > 0)
-        .values(bm25_average_length=CorpusStatistics.average_length)
+        .values(weighing({"bm25_average_length": CorpusStatistics.average_length}))
         .returning(CorpusStatistics.average_length)
         .execution_options(synchronize_session=False)
     )
@@ -101,15 +108,29 @@ async def reweigh_batch(
     if not ids:
         return None, 0
     wanted = {name: _parameter(corpus, name) for name in _PARAMETERS}
-    differs = or_(*(getattr(model, name) != value for name, value in wanted.items()))
     statement = (
         update(model)
-        .where(model.id.in_(ids), differs)
+        .where(model.id.in_(ids), _differs(model, wanted))
         .values(wanted)
         .returning(model.id)
         .execution_options(synchronize_session=False)
     )
     return ids[-1], len(list(await session.scalars(statement)))
+
+
+async def end_mixture(session: AsyncSession, *, model: type[Any], corpus: str) -> bool:
+    """Say that all rows are weighed by the corpus' parameters, where they are."""
+    wanted = {name: getattr(CorpusStatistics, name) for name in _PARAMETERS}
+    left = select(model.id).where(_differs(model, wanted)).correlate(CorpusStatistics).exists()
+    statement = update(CorpusStatistics).where(CorpusStatistics.corpus == corpus, CorpusStatistics.is_mixed, ~left)
+    ended = await session.scalars(
+        statement.values(is_mixed=False).returning(CorpusStatistics.corpus).execution_options(synchronize_session=False)
+    )
+    return bool(ended.all())
+
+
+def _differs(model: type[Any], wanted: Mapping[str, ColumnElement[float]]) -> ColumnElement[bool]:
+    return or_(*(getattr(model, name) != value for name, value in wanted.items()))
 
 
 def _parameter(corpus: str, name: str) -> ColumnElement[float]:

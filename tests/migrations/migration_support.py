@@ -36,6 +36,10 @@ _CATALOG = {
         SELECT c.relname, k.conname, k.convalidated, pg_get_constraintdef(k.oid)
         FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
         WHERE c.relnamespace = CAST(:schema AS regnamespace)""",
+    "triggers": """
+        SELECT c.relname, t.tgname, t.tgenabled, pg_get_triggerdef(t.oid)
+        FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+        WHERE c.relnamespace = CAST(:schema AS regnamespace) AND NOT t.tgisinternal""",
     "indexes": """
         SELECT t.relname, c.relname, i.indisvalid, pg_get_indexdef(c.oid), c.reloptions
         FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid

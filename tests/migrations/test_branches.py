@@ -73,7 +73,7 @@ async def test_a_single_branch_brings_what_it_depends_on(url: str, engine: Async
     await asyncio.to_thread(run_alembic, "upgrade", "documents@head", url=url, schema=SCHEMA)
     assert await begun(engine, SCHEMA) == list(MODULES)
     # What its search calls is there, not only what its tables need.
-    assert await fetch(engine, f"SELECT to_regproc('\"{SCHEMA}\".lexical_query')") is not None
+    assert await fetch(engine, f"SELECT to_regproc('\"{SCHEMA}\".words_of')") is not None
     await asyncio.to_thread(run_alembic, "upgrade", "heads", url=url, schema=SCHEMA)
     assert await applied(engine, SCHEMA) == list(MODULES)
 

@@ -42,11 +42,11 @@ def models(schema: str, *, partitions: int, hides: bool) -> MetaData:
     return HostBase.metadata
 
 
-def revision(schema: str, *, partitions: int, hides: bool, version: int = 1) -> None:
+def revision(schema: str, *, partitions: int, hides: bool) -> None:
     """As a host writes it."""
     from alembic import op
 
-    searched = ddl.searchable_columns(searchable="language <> 'simple'" if hides else None, version=version)
+    searched = ddl.searchable_columns(version=2)
     op.create_table(
         "notes",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -55,14 +55,14 @@ def revision(schema: str, *, partitions: int, hides: bool, version: int = 1) -> 
         sa.UniqueConstraint("owner_id", "id", name="uq_notes_owner_id_id"),
         schema=schema,
     )
-    ddl.finish_searchable_table("notes", schema=schema, version=version)
+    searchable = "NEW.language <> 'simple'" if hides else None
+    ddl.finish_searchable_table("notes", schema=schema, searchable=searchable, version=2)
     ddl.create_embedding_tables(
         "notes",
         vectors="note_embeddings",
         jobs="note_jobs",
         partitions=partitions,
         schema=schema,
-        version=version,
     )
 
 
@@ -184,5 +184,58 @@ async def test_triggers_keep_vectors_in_step_with_rows_that_any_tool_writes(engi
 
 async def test_a_version_that_there_is_not_makes_nothing(engine: AsyncEngine) -> None:
     await migrate.upgrade(engine, schema="llmstack", target="embeddings@head")
-    with pytest.raises(ValidationError, match="there is no version 2 of these tables; 1 is the newest"):
-        await run(engine, revision, "llmstack", partitions=1, hides=False, version=2)
+    for step, given, newest in (
+        (ddl.searchable_columns, {"version": 3}, 2),
+        (ddl.finish_searchable_table, {"table": "notes", "version": 0}, 2),
+        (ddl.alter_searchable_table, {"table": "notes", "to": 1}, 2),
+        (ddl.create_embedding_tables, {"rows": "notes", "vectors": "v", "jobs": "j", "version": 2}, 1),
+    ):
+        with pytest.raises(ValidationError, match=f"there is no version . of these tables; {newest} is the newest"):
+            await run(engine, step, **given)
+
+
+def old_revision(schema: str, *, hides: bool) -> None:
+    from alembic import op
+
+    searched = ddl.searchable_columns(searchable="language <> 'simple'" if hides else None)
+    op.create_table(
+        "notes",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        *searched,
+        sa.PrimaryKeyConstraint("id", name="pk_notes"),
+        sa.UniqueConstraint("owner_id", "id", name="uq_notes_owner_id_id"),
+        schema=schema,
+    )
+    ddl.finish_searchable_table("notes", schema=schema)
+    ddl.create_embedding_tables("notes", vectors="note_embeddings", jobs="note_jobs", schema=schema)
+
+
+STORED = "SELECT xmin::text, ctid::text, search_vector::text, lexical::text FROM made.notes ORDER BY content"
+
+
+@pytest.mark.parametrize("hides", [False, True])
+async def test_a_table_of_version_1_becomes_one_of_version_2_and_no_row_is_written(
+    engine: AsyncEngine, hides: bool
+) -> None:
+    await migrate.upgrade(engine, schema="llmstack", target="embeddings@head")
+    await execute(engine, "CREATE SCHEMA made", "CREATE SCHEMA declared")
+    await run(engine, old_revision, "made", hides=hides)
+    row = "INSERT INTO made.notes (id, owner_id, language, content) VALUES (gen_random_uuid(), 'acme', {})"
+    await execute(engine, row.format("'english', 'kettles'"), row.format("'simple', 'teapots'"))
+    async with engine.connect() as connection:
+        before = [tuple(one) for one in await connection.execute(sa.text(STORED))]
+    searchable = "NEW.language <> 'simple'" if hides else None
+    await run(engine, ddl.alter_searchable_table, "notes", schema="made", searchable=searchable)
+    async with engine.connect() as connection:
+        assert [tuple(one) for one in await connection.execute(sa.text(STORED))] == before
+    assert [one[2] is None for one in before] == [False, hides]
+    declared = models("declared", partitions=1, hides=hides)
+    async with engine.begin() as connection:
+        await connection.run_sync(declared.create_all)
+    expected, found = await catalog(engine, "declared"), await catalog(engine, "made")
+    for kind, rows in expected.items():
+        assert found[kind] == rows, kind
+    await execute(engine, row.format("'english', 'mugs'"), row.format("'simple', 'pans'"))
+    async with engine.connect() as connection:
+        after = [one[2] is None for one in await connection.execute(sa.text(STORED))]
+    assert after == [False, False, hides, hides]

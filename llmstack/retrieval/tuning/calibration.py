@@ -22,7 +22,7 @@ from ...db.translate import translating
 from ...embeddings import EmbeddingService, Space
 from ...errors import Conflict, ValidationError
 from ...search.lexical import term_counts
-from ...search.reweigh import begin_statistics
+from ...search.reweigh import begin_statistics, weighing
 from ...settings import Settings
 from ..corpus import Corpus
 from ..errors import CalibrationNotFound
@@ -344,12 +344,12 @@ def _tuning(row: Any) -> Tuning:
 
 
 async def _adopt(session: AsyncSession, corpus: str, settings: Tuning) -> None:
-    values = {
-        "fusion_alpha": settings.alpha,
+    text_settings = {
         "bm25_k1": settings.k1,
         "bm25_b": settings.b,
         "bm25_context_weight": settings.context_weight,
     }
+    values = {"fusion_alpha": settings.alpha, **weighing(text_settings)}
     statement = update(CorpusStatistics).where(CorpusStatistics.corpus == corpus).values(values)
     await session.execute(statement.execution_options(synchronize_session=False))
 

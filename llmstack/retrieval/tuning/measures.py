@@ -43,12 +43,15 @@ TEXT_GRID = tuple(
 
 @dataclass(frozen=True, slots=True)
 class TermCounts:
-    """How often a row holds the query's lexemes: (idf times query frequency, in all, of these in the context)."""
+    """How often a row holds the query's lexemes: (idf times query frequency, in all, of these in the context).
+
+    What it holds inside of other words alone counts a quarter, and nothing in its length.
+    """
 
     id: uuid.UUID
     length: int
     context_length: int
-    terms: tuple[tuple[float, int, int], ...]
+    terms: tuple[tuple[float, float, float], ...]
 
     def score(self, settings: TextSettings, average_length: float) -> float:
         """BM25, as `bm25_weights` and the query's weights give it."""

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ...db.database import Service
 from ...db.models import CorpusStatistics
 from ...search import StatisticsRefresh, refresh_statistics
-from ...search.reweigh import adopt_average_length, has_moved, reweigh_batch, set_parameters, writers_of
+from ...search.reweigh import adopt_average_length, end_mixture, has_moved, reweigh_batch, set_parameters, writers_of
 from ..corpus import Corpus
 
 GROWTH = 0.2
@@ -31,10 +31,10 @@ PAUSE_AFTER_FAILURE = 60.0
 REWEIGHED_AT_ONCE = 1_000
 """Rows in one transaction, which holds their locks for a fraction of a second."""
 REWEIGHED_UNASKED = 20_000
-"""Larger corpora are reweighed when somebody asks: it rewrites every row."""
+"""Larger corpora follow their average length when somebody asks: it rewrites every row."""
 
 WRITERS_AWAITED = 30.0
-"""Seconds; a row of whoever writes for longer is weighed by the old parameters until the next reweigh."""
+"""Seconds; while somebody writes for longer, searches go on weighing what differs by themselves."""
 WRITERS_LOOKED_AT = 0.05
 
 logger = logging.getLogger("llmstack.retrieval")
@@ -60,6 +60,7 @@ class StatisticsKeeper:
         self._changed = 0
         self._known: int | None = None
         self._task: asyncio.Task[None] | None = None
+        self._rewriting: asyncio.Task[None] | None = None
         self._rest_until = 0.0
 
     async def refresh(self) -> StatisticsRefresh | None:
@@ -109,7 +110,7 @@ class StatisticsKeeper:
 
     async def rewrite(self) -> int:
         """Weigh the rows anew that differ from their corpus, a batch at a time; return how many did."""
-        await self._let_writers_end()
+        all_ended = await self._let_writers_end()
         rewritten, last = 0, None
         while True:
 
@@ -121,15 +122,19 @@ class StatisticsKeeper:
             last, changed = await self._service.transaction(work)
             rewritten += changed
             if last is None:
-                return rewritten
+                break
+        if all_ended:
+            await self._service.transaction(lambda session: end_mixture(session, model=self._rows, corpus=self._corpus))
+        return rewritten
 
-    async def _let_writers_end(self) -> None:
+    async def _let_writers_end(self) -> bool:
         """Wait for whoever is writing rows by the parameters from before: what is not there yet cannot be rewritten."""
         until = time.monotonic() + WRITERS_AWAITED
         begun = await self._writers()
         while begun and time.monotonic() < until:
             await asyncio.sleep(WRITERS_LOOKED_AT)
             begun &= await self._writers()
+        return not begun
 
     async def _writers(self) -> set[str]:
         async with self._service.single_statements() as session:
@@ -141,24 +146,44 @@ class StatisticsKeeper:
         if (self._task is None or self._task.done()) and time.monotonic() >= self._rest_until:
             self._task = asyncio.create_task(self._keep(NOTED))
 
-    async def settle(self) -> None:
-        """Wait for a refresh that is under way, tell others what was changed, and make a refresh that is due."""
+    async def catch_up(self) -> None:
+        """Let searches rank by what was written until now: make a refresh that is due, though a pause delays it."""
         if self._task is not None:
             await self._task
         await self._keep(0.0)
 
+    async def settle(self) -> None:
+        """Catch up, and wait for all that goes on in the background."""
+        await self.catch_up()
+        if self._rewriting is not None:
+            await self._rewriting
+
     async def _keep(self, share: float) -> None:
-        try:
+        with self._forgiving():
             if self._changed and self._known is None:
                 self._known = await self._recorded()
             if self._changed > share * (self._known or 0) and await self._is_stale():
                 refreshed = await self.refresh()
-                if refreshed is not None and refreshed.row_count <= REWEIGHED_UNASKED:
-                    await self._reweigh_if_moved(refreshed.average_length)
+                if refreshed is not None and await self._follow(refreshed) and not self._is_rewriting():
+                    self._rewriting = asyncio.create_task(self._rewrite_all())
+
+    @contextlib.contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        """Statistics are an improvement; a failed refresh must not fail the write that caused it."""
+        try:
+            yield
         except Exception:
-            # Statistics are an improvement; a failed refresh must not fail the write that caused it.
             self._rest_until = time.monotonic() + PAUSE_AFTER_FAILURE
             logger.warning("the term statistics could not be refreshed", exc_info=True)
+
+    def _is_rewriting(self) -> bool:
+        return self._rewriting is not None and not self._rewriting.done()
+
+    async def _rewrite_all(self) -> None:
+        with self._forgiving():
+            # The parameters may change again on the way.
+            while await self.rewrite() and await self._is_mixed():
+                pass
 
     async def _is_stale(self) -> bool:
         """Add this process' changes to those of all; whether they are too many, or nothing was ever measured."""
@@ -182,12 +207,19 @@ class StatisticsKeeper:
         changed, self._known = found
         return changed > GROWTH * self._known
 
-    async def _reweigh_if_moved(self, measured: float) -> None:
+    async def _follow(self, refreshed: StatisticsRefresh) -> bool:
+        """Adopt an average length that has moved, where the corpus is small; whether rows are to be weighed anew."""
         async with self._service.single_statements() as session:
             statement = select(CorpusStatistics.bm25_average_length).where(CorpusStatistics.corpus == self._corpus)
-            assumed = await session.scalar(statement)
-        if assumed is not None and has_moved(measured, assumed):
-            await self.reweigh()
+            assumed = (await session.scalars(statement)).one()
+        if refreshed.row_count <= REWEIGHED_UNASKED and has_moved(refreshed.average_length, assumed):
+            await self._adopt_measured()
+        return await self._is_mixed()
+
+    async def _is_mixed(self) -> bool:
+        async with self._service.single_statements() as session:
+            statement = select(CorpusStatistics.is_mixed).where(CorpusStatistics.corpus == self._corpus)
+            return bool(await session.scalar(statement))
 
     async def _recorded(self) -> int:
         async with self._service.single_statements() as session:

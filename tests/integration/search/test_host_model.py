@@ -119,15 +119,21 @@ async def host(request: pytest.FixtureRequest, llmstack_database: Database) -> A
     await engine.dispose()
 
 
-async def test_create_all_makes_the_search_columns_in_the_hosts_own_table(host: Host) -> None:
-    statement = text(
-        "SELECT table_schema, column_name, is_generated FROM information_schema.columns "
-        "WHERE table_name = 'notes' AND column_name IN ('search_vector', 'lexical') ORDER BY column_name"
-    )
+async def test_create_all_makes_the_search_columns_and_triggers_of_the_hosts_own_table(host: Host) -> None:
     schema = host.note.__table__.schema or "public"
+    made = text(
+        "SELECT column_name FROM information_schema.columns WHERE table_schema = :schema AND table_name = 'notes' "
+        "AND column_name IN ('search_vector', 'lexical', 'further_words') ORDER BY 1"
+    )
+    called = text(
+        "SELECT p.pronamespace::regnamespace::text, p.proname FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid "
+        "WHERE t.tgrelid = CAST(:table AS regclass) AND NOT t.tgisinternal"
+    )
     async with host.session() as session:
-        rows = [tuple(row) for row in await session.execute(statement)]
-    assert rows == [(schema, "lexical", "ALWAYS"), (schema, "search_vector", "ALWAYS")]
+        assert list(await session.scalars(made, {"schema": schema})) == ["further_words", "lexical", "search_vector"]
+        functions = {tuple(row) for row in await session.execute(called, {"table": f"{schema}.notes"})}
+    ours = f'"{host.schema}"' if " " in host.schema else host.schema
+    assert functions == {(ours, "make_searchable"), (ours, "make_unsearchable")}
 
 
 async def test_a_search_joins_with_the_hosts_tables_in_its_own_session(host: Host) -> None:

@@ -69,6 +69,8 @@ async def _build(url: str, name: str, template: str) -> None:
             await session.execute(text("SET LOCAL search_path = llmstack, public"))
             # The rows are right by themselves, and the index of words is quicker made afterwards.
             await session.execute(text("SET LOCAL session_replication_role = replica"))
+            for trigger in ("chunks_searchable", "chunks_unsearchable"):
+                await session.execute(text(f"ALTER TABLE chunks ENABLE ALWAYS TRIGGER {trigger}"))
             index = await session.scalar(text(_INDEX_OF_WORDS))
             await session.execute(text("DROP INDEX ix_chunks_search_vector"))
             given = {

@@ -21,6 +21,7 @@ from llmstack.search.lexical import QueryReading, query_terms
 def _reading(words: str, languages: tuple[str, ...], **bounds: Any) -> QueryReading:
     return QueryReading(
         words=literal(words, Text),
+        further_words=literal("", Text),
         corpus=CORPUS,
         owner=literal("acme", Text),
         languages=languages_cte(languages),
@@ -69,7 +70,8 @@ async def test_a_lexeme_is_quoted_as_a_tsquery_reads_it(llmstack_service: Servic
             stored = func.unnest(func.tsvector_to_array(Chunk.search_vector))
             lexemes = await session.scalars(select(stored).where(Chunk.id == id_))
         terms = await terms_of(llmstack_service, passage.content)
-        assert {term.lexeme for term in terms} == {lexeme for lexeme in lexemes if "owner=" not in lexeme}
+        assert terms
+        assert {term.lexeme for term in terms} <= set(lexemes)
         async with llmstack_service.session() as session:
             for term in terms:
                 matches = Chunk.search_vector.op("@@")(cast(term.quoted, TSQUERY))
@@ -77,14 +79,15 @@ async def test_a_lexeme_is_quoted_as_a_tsquery_reads_it(llmstack_service: Servic
 
 
 async def test_the_256_rarest_terms_bring_rows_and_all_of_them_score(llmstack_service: Service) -> None:
-    rare = [f"rare{number:03}" for number in range(256)]
+    letters = "bcdfghjklmnpqrst"
+    rare = [f"rare{one}{other}" for one in letters for other in letters]
     passages = [Passage("common"), Passage("common"), Passage(f"common {rare[0]}"), Passage(rare[1])]
     ids = await add_passages(llmstack_service, passages)
     await refresh(llmstack_service)
     terms = await terms_of(llmstack_service, " ".join([*rare, "common"]))
     assert [term.lexeme for term in terms if not term.is_candidate] == ["common"]
     rows = await search(llmstack_service, query=" ".join([*rare, "common"]))
-    scores = bm25("common rare000 rare001", passages, known=True)
+    scores = bm25(f"common {rare[0]} {rare[1]}", passages, known=True)
     assert [row.id for row in rows] == ids[2:]
     assert [row.score for row in rows] == pytest.approx(scores[2:], rel=1e-3)
 
