@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     )
 
     default_language: str = Field("english", description="text search configuration of documents that name none")
+    document_context: Literal["full", "none"] = Field(
+        "full", description="whether a document's name and sections are searched and embedded with its passages"
+    )
     keep_text: bool = Field(True, description="store the original text with the document")
     max_text_bytes: int = Field(50_000_000, ge=1, description="largest document text, in UTF-8 bytes")
     max_metadata_bytes: int = Field(1_000_000, ge=2, description="largest metadata, in bytes of JSON")

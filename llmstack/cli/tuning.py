@@ -1,4 +1,4 @@
-"""`llmstack calibrate`, `searches`, `feedback`, `refresh`, `reweigh`: tune the search of a corpus."""
+"""`llmstack calibrate`, `searches`, `feedback`, `refresh`, `reweigh`, `reanalyse`: tune the search of a corpus."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
     verb(app, "feedback")(feedback)
     verb(app, "refresh")(refresh)
     verb(app, "reweigh")(reweigh)
+    verb(app, "reanalyse")(reanalyse)
 
 
 async def calibrate(
@@ -213,3 +214,10 @@ async def reweigh(
     async with call.corpus(corpus) as searched:
         number = await searched.reweigh(k1=k1, b=b, average_length=average_length, context_weight=context_weight)
     return Answer({"rewritten": number}, [f"rewrote the weights of {counted(number, 'row')}"])
+
+
+async def reanalyse(call: Invocation, *, corpus: CorpusName = "documents") -> Answer:
+    """Read the words inside of others anew: for rows that other tools wrote, and those from before an upgrade."""
+    async with call.corpus(corpus) as searched:
+        number = await searched.reanalyse()
+    return Answer({"changed": number}, [f"read further words in {counted(number, 'row')}"])

@@ -200,12 +200,11 @@ def _initialise(cluster: Cluster, *, lock: int) -> None:
 
 
 def _initdb_options(version: int) -> list[str]:
-    # The same order and case of text everywhere, whatever the machine's locale and its libc's version.
-    locale = (
-        ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        if version >= 17
-        else ["--locale=C.UTF-8" if sys.platform == "linux" else "--locale=en_US.UTF-8"]
-    )
+    # The same order and case of text everywhere, whatever the machine's locale and its libc's version. What a letter is
+    # the parser of texts asks the libc, and with C alone a dash would be one.
+    known = "C.UTF-8" if sys.platform == "linux" else "en_US.UTF-8"
+    builtin = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", f"--lc-ctype={known}"]
+    locale = builtin if version >= 17 else [f"--locale={known}"]
     return [
         "--username=postgres",
         "--auth=trust",

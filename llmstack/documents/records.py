@@ -5,17 +5,22 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from .chunking import ChunkingConfig, ChunkPiece
 from .models import Document
 
 Chunking = str | Callable[[str], Any]
+ContextMode = Literal["full", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentInput:
-    """A document as its owner supplies it; (owner_id, id_at_origin) is its identity."""
+    """A document as its owner supplies it; (owner_id, id_at_origin) is its identity.
+
+    `context` says whether name and section are searched and embedded with each passage, "full" or "none"; without it
+    that is the setting `document_context`.
+    """
 
     owner_id: str
     id_at_origin: str
@@ -27,6 +32,7 @@ class DocumentInput:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     chunking: Chunking = "hierarchical"
     chunking_config: ChunkingConfig | None = None
+    context: ContextMode | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

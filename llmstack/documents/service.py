@@ -21,7 +21,7 @@ from .chunking import ChunkingConfig
 from .corpus import DOCUMENTS, DocumentFilter, DocumentHit
 from .errors import DocumentChanged
 from .ingestion import Ingestion
-from .records import AddProgress, AddResult, Chunking, DocumentInput
+from .records import AddProgress, AddResult, Chunking, ContextMode, DocumentInput
 from .repository import DocumentRepository
 
 Result = TypeVar("Result")
@@ -47,11 +47,14 @@ class DocumentService(CorpusService[DocumentHit, DocumentFilter]):
         metadata: Mapping[str, Any] | None = None,
         chunking: Chunking = "hierarchical",
         chunking_config: ChunkingConfig | None = None,
+        context: ContextMode | None = None,
     ) -> AddResult:
         """Store a document, or its new version under a known (owner_id, id_at_origin).
 
         Readers see the old or the new version. Chunks that did not change keep their row and vector. A
-        failing embedder leaves the vectors pending and costs nothing else. `language` may be "auto".
+        failing embedder leaves the vectors pending and costs nothing else. `language` may be "auto". The name is
+        searched and embedded with each passage, with its section, unless `context` is "none"; without a name, what
+        the id says if it is a path.
         """
         given = DocumentInput(
             owner_id=owner_id,
@@ -64,6 +67,7 @@ class DocumentService(CorpusService[DocumentHit, DocumentFilter]):
             metadata={} if metadata is None else metadata,
             chunking=chunking,
             chunking_config=chunking_config,
+            context=context,
         )
         return await self._ingestion.add(given)
 
@@ -124,6 +128,7 @@ class DocumentService(CorpusService[DocumentHit, DocumentFilter]):
             metadata=document.metadata_,
             chunking=chunking,
             chunking_config=chunking_config,
+            context=document.chunking.get("context", "full"),
         )
         return await self._ingestion.add(given, base=document)
 

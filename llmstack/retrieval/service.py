@@ -17,6 +17,7 @@ from ..embeddings import EmbeddingService
 from ..errors import ValidationError
 from ..search import StatisticsRefresh, Weighted
 from ..search.fusion import Fusion
+from ..search.reanalyse import reanalyse_batch
 from ..search.reweigh import check_parameters
 from ..settings import Settings
 from .corpus import Corpus
@@ -31,6 +32,8 @@ from .tuning.feedback import Feedback, FeedbackRepository, JudgedQuery, Key, Rec
 from .tuning.search_log import SearchLog
 from .tuning.statistics import StatisticsKeeper
 
+_REANALYSED_AT_ONCE = 500
+"""Rows in one transaction."""
 _AGES = dt.timedelta(days=36_500)
 """More than any log is kept, and less than PostgreSQL's intervals hold."""
 
@@ -138,6 +141,27 @@ class CorpusService(Generic[Hit, Where]):
         """
         given = {"k1": k1, "b": b, "average_length": average_length, "context_weight": context_weight}
         return await self._statistics.reweigh(check_parameters(given))
+
+    async def reanalyse(self) -> int:
+        """Read the further words of every row anew; return how many rows changed.
+
+        For rows that other tools wrote, and those from before an upgrade. A batch at a time, while everybody reads and
+        writes; a run that was stopped begins anew, and leaves alone what is right already.
+        """
+        changed, last = 0, None
+        while True:
+
+            async def work(session: AsyncSession, after: uuid.UUID | None = last) -> tuple[uuid.UUID | None, int]:
+                return await reanalyse_batch(session, model=self.corpus.rows, after=after, rows=_REANALYSED_AT_ONCE)
+
+            last, of_batch = await self._service.transaction(work)
+            changed += of_batch
+            if last is None:
+                break
+        if changed:
+            self.changed(changed)
+            await self._statistics.catch_up()
+        return changed
 
     async def calibrate(
         self,

@@ -30,9 +30,9 @@ _INVISIBLE = re.compile(
 _MARKS = re.compile("[\u0300-\u036f\u0483-\u0487\u0653-\u0655\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+")
 # Letters that Unicode does not take apart.
 _LETTERS = str.maketrans({
-    "ß": "ss", "ł": "l", "ø": "o", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "ŧ": "t", "ŋ": "n", "æ": "ae", "œ": "oe",  # noqa: RUF001
+    "ß": "ss", "ł": "l", "ø": "o", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "ŧ": "t", "ŋ": "n", "æ": "ae", "œ": "oe",
     "þ": "th", "ẞ": "SS", "Ł": "L", "Ø": "O", "Đ": "D", "Ð": "D", "Ħ": "H", "Ŧ": "T", "Ŋ": "N", "Æ": "AE", "Œ": "OE",
-    "Þ": "TH", "ς": "σ",  # noqa: RUF001
+    "Þ": "TH", "ς": "σ",
 })  # fmt: skip
 
 # Thai, Lao, Tibetan, Burmese, Khmer; Korean, whose particles stick to words; Chinese and Japanese.
@@ -47,6 +47,10 @@ _HYPHEN = "-\u2010\u2011"
 _COMPOUND = re.compile(rf"{_LETTER}(?:[{_HYPHEN}_./\\@:#+&,{_APOSTROPHE}]+{_LETTER})*")
 _PART = re.compile(rf"\d{{1,3}}(?:,\d{{3}})+(?:\.\d+)?(?![\d,])|\d+(?:\.\d+)*|{_UNSPACED}|(?:(?!{_UNSPACED})[^\W\d_])+")
 _SINGLE_RUN = re.compile(_UNSPACED)
+_WORDS = re.compile(r"[^\W_]+")
+_SPACE = re.compile(r"[ \t\n\r\f\v]+")
+# A sign of a number, a path from the root, a tag: words behind them are hidden from PostgreSQL.
+_HIDDEN = re.compile(r"(?<!\w)[-+]\d|(?<!\w)/\w|<[/\w]")
 _CHUNK = re.compile(r"[/\\:@,#]+")
 _SEGMENT = re.compile(rf"[{_HYPHEN}_.&+{_APOSTROPHE}]+")
 _CAMEL = re.compile(r"(?<=[^\W\d_A-Z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})")
@@ -83,7 +87,7 @@ def further_words(text: str) -> str:
     readings = _readings(text)
     if not readings:
         return ""
-    tokens = text.split()
+    tokens = _tokens(text)
     words: list[str] = []
     shown = 0
     for place, reading in readings.items():
@@ -114,7 +118,7 @@ def renderings(phrase: str) -> Sequence[str]:
     readings = _readings(phrase)
     if not readings:
         return (phrase,)
-    tokens = phrase.split()
+    tokens = _tokens(phrase)
     apart: list[str] = []
     joined: list[str] = []
     for place, token in enumerate(tokens):
@@ -125,16 +129,26 @@ def renderings(phrase: str) -> Sequence[str]:
     return tuple(dict.fromkeys((phrase, " ".join(apart), " ".join(joined))))
 
 
+def _tokens(text: str) -> list[str]:
+    # Not at the spaces that PostgreSQL takes for letters, where it knows ASCII alone.
+    return text.split() if text.isascii() else _SPACE.split(text.strip(" \t\n\r\f\v"))
+
+
 def _readings(text: str) -> dict[int, _Reading]:
     """Those of the words that are more than one word of letters, by their place."""
     found = {}
-    for place, token in enumerate(text.split()):
-        word = token if token.isalpha() else token.strip(_PUNCTUATION)
-        if word.isascii():
-            if word.isalpha() and (word.islower() or word[1:].islower() or word.isupper()):
-                continue
-            if word.isdecimal() or not word or len(word) > MAX_TOKEN:
-                continue
+    for place, token in enumerate(_tokens(text)):
+        if token.isascii():
+            word = token if token.isalpha() else token.strip(_PUNCTUATION)
+            if token[:1].isalnum() or not _HIDDEN.search(token):
+                if word.isalpha() and (word.islower() or word[1:].islower() or word.isupper()):
+                    continue
+                if word.isdecimal() or not word or len(word) > MAX_TOKEN:
+                    continue
+            else:
+                word = token.rstrip(_PUNCTUATION)
+        else:
+            word = token
         reading = _read(word) if len(word) > MAX_JOINED else _read_before(word)
         if reading.is_unusual or reading.joined:
             found[place] = reading
@@ -143,15 +157,15 @@ def _readings(text: str) -> dict[int, _Reading]:
 
 def _simple(token: str) -> tuple[str, ...]:
     word = token.strip(_PUNCTUATION).lower()
-    return (word,) if word.isalnum() else _read(word).words
+    return (word,) if word.isalnum() else _read(token).words
 
 
 def _read(token: str) -> _Reading:
     plain = token if token.isascii() else _folded(token)
     words: list[str] = []
     joined: list[str] = []
-    is_changed = _lower(plain) != token.lower()
-    is_unusual = is_changed
+    is_changed = _lower(plain) != token.lower() and _WORDS.findall(_lower(plain)) != _WORDS.findall(token.lower())
+    is_unusual = is_changed or _HIDDEN.search(token) is not None
     compounds = _COMPOUND.findall(plain)
     for compound in compounds:
         parts = list(_parts(compound))
@@ -161,6 +175,9 @@ def _read(token: str) -> _Reading:
             joined += _joined(compound, is_changed=is_changed)
         elif "," in compound:
             is_unusual = True
+    if not is_unusual and any(letter > "\x7f" and (letter.isupper() or not letter.isalnum()) for letter in token):
+        # A database of the locale C takes a typographer's dash for a letter, and knows no such letter's other case.
+        joined = [*words, *joined]
     whole = next(_whole(compounds[0]), None) if len(compounds) == 1 else None
     return _Reading(tuple(words), tuple(dict.fromkeys(joined)), whole, is_unusual)
 
@@ -194,7 +211,7 @@ def _parts(compound: str) -> Iterator[str]:
 
 def _lower(text: str) -> str:
     # Only Python knows the sigma that ends a word.
-    return text.lower().replace("ς", "σ")  # noqa: RUF001
+    return text.lower().replace("ς", "σ")
 
 
 def _is_one_word(compound: str) -> bool:
