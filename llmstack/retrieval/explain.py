@@ -17,7 +17,7 @@ from ..db.checks import any_of
 from ..db.explain import Explain
 from ..db.models import CorpusStatistics
 from ..search import SearchOptions
-from ..search.columns import mixed_parameters, weighed_by
+from ..search.columns import current_weights, mixed
 from ..search.hybrid import languages_cte
 from ..search.lexical import QueryReading, parse_query, query_terms, single_term
 from .corpus import Corpus
@@ -59,7 +59,7 @@ async def read_matches(
     """What of the query each row holds, what counts most first."""
     rows: Any = corpus.rows
     terms = _terms(corpus, search, options, floor=1)
-    weights = weighed_by(rows, mixed_parameters(corpus.name))
+    weights = current_weights(rows, corpus.name, is_mixed=mixed(corpus.name))
     weight = -weights.op("<#>", return_type=Float())(single_term(terms.c.dimension))
     part = terms.c.idf * terms.c.frequency * weight
     statement = (

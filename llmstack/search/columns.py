@@ -14,13 +14,13 @@ from sqlalchemy import (
     Table,
     Text,
     case,
+    cast,
     event,
     inspect,
     literal_column,
-    or_,
     select,
 )
-from sqlalchemy.dialects.postgresql import REAL, TSVECTOR, array
+from sqlalchemy.dialects.postgresql import REAL, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.sql import visitors
 
@@ -43,21 +43,19 @@ PARAMETERS = (
 """What the rows of a corpus are weighed by, in the order of the defaults."""
 
 
-def weighed_by(rows: Any, parameters: ColumnElement[Any]) -> ColumnElement[Any]:
-    """The BM25 weights of a row by these k1, b, average length and weight of the context.
+def current_weights(rows: Any, corpus: str, *, is_mixed: ColumnElement[bool]) -> ColumnElement[Any]:
+    """The BM25 weights of a row by the parameters of its corpus: those that are stored, unless some have others."""
+    made = schema_function(
+        "current_weights", cast(corpus, Text), rows.search_vector, rows.lexical,
+        *(getattr(rows, parameter.key) for parameter in PARAMETERS),
+        type_=SPARSEVEC(LEXICAL_DIMENSIONS),
+    )  # fmt: skip
+    return case((is_mixed, made), else_=rows.lexical)
 
-    Null for `parameters` says that all rows are weighed by the same.
-    """
-    own = array([getattr(rows, name.key) for name in PARAMETERS])
-    anew = schema_function("bm25_weights", rows.search_vector, parameters, type_=SPARSEVEC(LEXICAL_DIMENSIONS))
-    return case((or_(parameters.is_(None), own == parameters), rows.lexical), else_=anew)
 
-
-def mixed_parameters(corpus: str) -> ColumnElement[Any]:
-    """What the rows of a corpus are to be weighed by while some are by something else, else null."""
-    return (
-        select(array(PARAMETERS)).where(CorpusStatistics.corpus == corpus, CorpusStatistics.is_mixed).scalar_subquery()
-    )
+def mixed(corpus: str) -> ColumnElement[bool]:
+    """Whether some rows of the corpus are stored with weights by other parameters than its own."""
+    return select(CorpusStatistics.is_mixed).where(CorpusStatistics.corpus == corpus).scalar_subquery()
 
 
 def _further_words(context: Any) -> str:

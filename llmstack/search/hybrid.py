@@ -29,7 +29,7 @@ from sqlalchemy.types import BigInteger
 from ..db.checks import MAX_LIMIT
 from ..db.models import CorpusStatistics
 from ..errors import ValidationError
-from .columns import SearchableMixin, constant, weighed_by
+from .columns import SearchableMixin, constant, current_weights
 from .fusion import Fusion, RankedLeg, Weighted, fuse, numbered
 from .lexical import LexicalQuery, ParsedQuery, QueryReading, lexical_query, owned_rows, parse_query, required_clause
 from .vectors import QUERY_VECTOR, VectorSource, check_vector, vector_arm
@@ -270,7 +270,8 @@ class _LegMaker:
 
     def _scored(self, query: LexicalQuery, conditions: Sequence[Any], name: str) -> CTE:
         model = self._model
-        distance = weighed_by(model, query.parameters).op("<#>", return_type=Float())(query.weights)
+        stored = current_weights(model, self._corpus, is_mixed=query.is_mixed)
+        distance = stored.op("<#>", return_type=Float())(query.weights)
         best = (
             select(model.id.label("id"), distance.label("distance"))
             # Not `=`: GIN knows the owner; a bitmap of all of the owner's rows would only be added to it.

@@ -32,7 +32,7 @@ from sqlalchemy import (
     true,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, REAL, TSQUERY, UUID, array
+from sqlalchemy.dialects.postgresql import ARRAY, TSQUERY, UUID, array
 
 from ..db.checks import UNSTORABLE
 from ..db.models import TermStatistics
@@ -106,12 +106,12 @@ def parse_query(query: str, *, operators: bool = True) -> ParsedQuery:
 class LexicalQuery:
     """The text leg's side of a statement; null where no word of the query is indexable.
 
-    `candidates` is bounded by the budget, `everything` holds all terms. Rows are weighed by `parameters` anew while
-    some are stored by others, else these are null.
+    `candidates` is bounded by the budget, `everything` holds all terms. While the corpus `is_mixed`, some rows are
+    stored with weights by other parameters than its own.
     """
 
     weights: ColumnElement[Any]
-    parameters: ColumnElement[Any]
+    is_mixed: ColumnElement[bool]
     candidates: ColumnElement[Any]
     everything: ColumnElement[Any]
 
@@ -147,17 +147,17 @@ def lexical_query(reading: QueryReading, *, naming: str = "{}") -> LexicalQuery:
     """
     columns = (
         column("weights", Text()),
-        column("parameters", ARRAY(REAL)),
+        column("is_mixed", Boolean()),
         column("candidates", TSQUERY()),
         column("everything", TSQUERY()),
     )
     read = reading.call("lexical_query").table_valued(*columns, name=naming.format("read"))
     weights = cast(read.c.weights, SPARSEVEC(LEXICAL_DIMENSIONS)).label("weights")
-    query = select(weights, read.c.parameters, read.c.candidates, read.c.everything).cte(naming.format("query"))
+    query = select(weights, read.c.is_mixed, read.c.candidates, read.c.everything).cte(naming.format("query"))
     query = query.prefix_with("MATERIALIZED")
     return LexicalQuery(
         weights=select(query.c.weights).scalar_subquery(),
-        parameters=select(query.c.parameters).scalar_subquery(),
+        is_mixed=select(query.c.is_mixed).scalar_subquery(),
         candidates=select(query.c.candidates).scalar_subquery(),
         everything=select(query.c.everything).scalar_subquery(),
     )

@@ -28,7 +28,7 @@ from ..db.schemas import schema_of
 
 SAMPLE_ROWS = 100_000
 """Rows that are read of a larger corpus: a refresh then takes seconds, however large it is."""
-MEASURED_ROWS = 5_000
+MEASURED_ROWS = 1_000
 """Rows whose lengths are measured: their mean is right to a few hundredths."""
 _OWNER_PREFIX = "\x01owner="
 

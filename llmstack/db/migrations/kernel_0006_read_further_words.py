@@ -84,11 +84,37 @@ BEGIN ATOMIC
   ) AS heaviest;
 END
 """)
-    op.execute(f"""
-CREATE FUNCTION bm25_weights(document tsvector, parameters real[]) RETURNS {vectors}.sparsevec
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE COST 1
-RETURN bm25_weights(document, parameters[1], parameters[2], parameters[3], parameters[4])
+
+
+def create_current_weights() -> None:
+    own, vectors = quote(schema()), quote(extension_schema())
+    body = literal(f"""
+DECLARE
+    wanted record;
+BEGIN
+    SELECT c.bm25_k1, c.bm25_b, c.bm25_average_length, c.bm25_context_weight INTO wanted
+    FROM {own}.corpus_statistics c WHERE c.corpus = of_corpus;
+    IF wanted = (k1, b, average_length, context_weight) THEN
+        RETURN stored;
+    END IF;
+    RETURN {own}.bm25_weights(
+        document, wanted.bm25_k1, wanted.bm25_b, wanted.bm25_average_length, wanted.bm25_context_weight);
+END
 """)
+    # The planner shall not think of it: it is called while rows are being rewritten.
+    op.execute(f"""
+CREATE FUNCTION current_weights(
+    of_corpus text, document tsvector, stored {vectors}.sparsevec,
+    k1 real, b real, average_length real, context_weight real
+)
+RETURNS {vectors}.sparsevec
+LANGUAGE plpgsql STABLE PARALLEL SAFE COST 1
+AS {body}
+""")
+    op.execute(
+        "COMMENT ON FUNCTION current_weights IS 'The weights of a row by the parameters of its corpus: as they are "
+        "stored, if by those, else made anew.'"
+    )
 
 
 def restore_weights() -> None:
@@ -243,8 +269,7 @@ BEGIN
   )
   SELECT (SELECT '{{' || string_agg(dimension || ':' || weight, ',' ORDER BY dimension) || '}}/268435456'
           FROM heaviest),
-         (SELECT ARRAY[c.bm25_k1, c.bm25_b, c.bm25_average_length, c.bm25_context_weight]
-          FROM {own}.corpus_statistics c WHERE c.corpus = of_corpus AND c.is_mixed),
+         coalesce((SELECT c.is_mixed FROM {own}.corpus_statistics c WHERE c.corpus = of_corpus), false),
          ('''' || {own}.owner_lexeme(of_owner) || ''' & (' || candidates || ')')::tsquery,
          ('''' || {own}.owner_lexeme(of_owner) || ''' & (' || everything || ')')::tsquery
   FROM listed;
@@ -254,16 +279,16 @@ END
     # The leader of a parallel plan calls it, once.
     op.execute(f"""
 CREATE FUNCTION lexical_query({ARGUMENTS})
-RETURNS TABLE (weights text, parameters real[], candidates tsquery, everything tsquery)
+RETURNS TABLE (weights text, is_mixed boolean, candidates tsquery, everything tsquery)
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED ROWS 1
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 AS {body}
 """)
     op.execute(
-        f"COMMENT ON FUNCTION lexical_query({TYPES}) IS 'The weight of each lexeme, as a sparsevec reads them; what "
-        "rows are to be weighed by while some are by something else; the rows that the budget admits, and those with "
-        "any of the first 256 terms; null where no word of the query is indexable.'"
+        f"COMMENT ON FUNCTION lexical_query({TYPES}) IS 'The weight of each lexeme, as a sparsevec reads them; "
+        "whether rows are weighed by different parameters; the rows that the budget admits, and those with any of the "
+        "first 256 terms; null where no word of the query is indexable.'"
     )
 
 
@@ -273,6 +298,7 @@ def upgrade() -> None:
     op.add_column("corpus_statistics", sa.Column("is_mixed", sa.Boolean(), server_default=sa.false(), nullable=False))
     create_document()
     replace_weights()
+    create_current_weights()
     create_triggers()
     create_terms()
     create_query()
@@ -283,7 +309,7 @@ def downgrade() -> None:
     op.execute(f"DROP FUNCTION lexical_query({TYPES})")
     op.execute(f"DROP FUNCTION query_terms({TYPES})")
     for function in ("make_unsearchable()", "make_searchable()", "search_document(text, text, text, text, text)",
-                     "bm25_weights(tsvector, real[])", "words_of(text, text, text)"):  # fmt: skip
+                     "current_weights", "words_of(text, text, text)"):  # fmt: skip
         op.execute(f"DROP FUNCTION {function}")
     restore_weights()
     op.drop_column("corpus_statistics", "is_mixed")

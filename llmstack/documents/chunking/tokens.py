@@ -20,14 +20,21 @@ _ESTIMATE = re.compile(r"[a-zA-Z]{1,6}|[0-9]{1,3}|\S")
 _LOADING = threading.Lock()
 # The tokenizer's work grows faster than its input where one word runs on without end.
 _BLOCK = 50_000
+_PASSAGE = 4_000
+"""Characters of a text that is counted more than once: to find where to cut, and as the piece that came of it."""
 
 
 def count_tokens(text: str) -> int:
     """Count the tokens; over 50,000 characters in blocks, a token or two too many for each."""
+    if len(text) <= _PASSAGE:
+        return _of_passage(text)
     count = counter()
-    if len(text) <= _BLOCK:
-        return count(text)
     return sum(count(text[at : at + _BLOCK]) for at in range(0, len(text), _BLOCK))
+
+
+@functools.lru_cache(maxsize=256)
+def _of_passage(text: str) -> int:
+    return counter()(text)
 
 
 def counter() -> Callable[[str], int]:

@@ -19,7 +19,7 @@ TEXTS = [
 ]
 
 
-async def rankings(world: World) -> list[list[tuple[str, float]]]:
+async def rankings(world: World) -> list[list[tuple[str, Any]]]:
     found = []
     for query in QUERIES:
         hits = await world.corpus.search(owner_id="acme", query=query, mode="text", limit=50)
@@ -116,7 +116,8 @@ async def test_a_writer_who_outlasts_the_wait_keeps_searches_weighing(
 ) -> None:
     monkeypatch.setattr(statistics, "WRITERS_AWAITED", 0.1)
     await filled(world)
-    table: Any = world.corpus.corpus.rows.__table__
+    rows: Any = world.corpus.corpus.rows
+    table = rows.__table__
     name = f"{table.schema}.{table.name}"
     async with world.stack.service.session() as session:
         await session.execute(text(f"LOCK TABLE {name} IN ROW EXCLUSIVE MODE"))

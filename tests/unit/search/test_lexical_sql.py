@@ -10,8 +10,7 @@ from llmstack.search import SearchOptions
 def test_candidates_come_from_the_text_index_and_scores_from_the_sparse_vector() -> None:
     body = cte(search_sql(query="tax"), "budgeted")
     assert "llmstack.chunks.search_vector @@ (SELECT query.candidates" in body
-    assert "THEN llmstack.chunks.lexical ELSE" in body
-    assert "END <#> (SELECT query.weights" in body
+    assert "ELSE llmstack.chunks.lexical END <#> (SELECT query.weights" in body
     assert "ts_rank" not in body
 
 
@@ -26,7 +25,7 @@ def test_the_owner_is_a_condition_of_every_arm_and_no_second_index_scan() -> Non
 def test_each_arm_is_ordered_totally_before_it_is_limited() -> None:
     body = cte(search_sql(query="tax"), "budgeted")
     order = body.split("ORDER BY ")[1].split(" LIMIT")[0]
-    assert "THEN llmstack.chunks.lexical ELSE" in order
+    assert "ELSE llmstack.chunks.lexical END <#> " in order
     assert order.endswith(", llmstack.chunks.id")
 
 
