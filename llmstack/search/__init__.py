@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .analysis import further_query as further_query
+from .analysis import stored_words as stored_words
 from .columns import SearchableMixin as SearchableMixin
 from .columns import search_index as search_index
 from .filters import metadata_filter as metadata_filter
@@ -22,8 +24,10 @@ __all__ = [
     "Variant",
     "VectorSource",
     "Weighted",
+    "further_query",
     "hybrid",
     "metadata_filter",
     "refresh_statistics",
     "search_index",
+    "stored_words",
 ]
