@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sqlalchemy import Row, func, select, text
 
 from ..db.models import CorpusStatistics
+from ..db.schemas import quoted_in
 from ..db.translate import translating
 from ..db.urls import masked
 from ..errors import DatabaseNewer, LLMStackError
@@ -120,11 +121,22 @@ async def examine(call: Invocation, url: str) -> list[Finding]:
         for name in ("extension", "pool", "migrations"):
             found.append(await examination.take(name, getattr(examination, name)))
         is_ready = found[-1].status == "ok"
-        for name in ("privileges", "pending work", "spaces", "indexes", "statistics"):
+        for name in ("privileges", "pending work", "spaces", "indexes", "triggers", "statistics"):
             step = getattr(examination, name.replace(" ", "_"))
             waiting = Finding(name, "skipped", "not before the schema is migrated")
             found.append(await examination.take(name, step) if is_ready else waiting)
         return found
+
+
+_MAKES_SEARCHABLE = """
+SELECT EXISTS (
+    SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+    WHERE t.tgrelid = to_regclass(:table) AND p.proname = 'make_searchable' AND t.tgenabled IN ('O', 'A')
+) OR EXISTS (
+    SELECT FROM pg_attribute
+    WHERE attrelid = to_regclass(:table) AND attname = 'search_vector' AND attgenerated <> ''
+)
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +262,21 @@ class _Examination:
             return Finding("indexes", "note", f"being built: {', '.join(building)}", "wait, then look again")
         names = ", ".join(row.relname for row in rows)
         return Finding("indexes", "problem", f"invalid: {names}", self._command("embeddings", "index"))
+
+    async def triggers(self) -> Finding:
+        """A table whose triggers were forgotten is searched in vain."""
+        without = []
+        async with self.service.session() as session:
+            for name, service in self.stack.corpora.items():
+                rows: Any = service.corpus.rows
+                place = await session.run_sync(quoted_in, rows.__table__)
+                if not await session.scalar(text(_MAKES_SEARCHABLE), {"table": place}):
+                    without.append(f"{name} ({place})")
+        if not without:
+            return Finding("triggers", "ok", "they make what is searched of every corpus")
+        said = f"nothing makes what is searched of {', '.join(without)}"
+        way_out = "call llmstack.db.ddl.finish_searchable_table(..., version=2) in a revision of yours"
+        return Finding("triggers", "problem", said, way_out)
 
     async def statistics(self) -> Finding:
         states = [await self._statistics_of(service.corpus) for service in self.stack.corpora.values()]

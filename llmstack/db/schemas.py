@@ -126,6 +126,12 @@ def schema_in(session: Session, table: Table) -> str | None:
     return schema_of(session) if table.schema == SCHEMA_TOKEN else table.schema
 
 
+def quoted_in(session: Session, table: Table) -> str:
+    """The quoted name by which this session finds a table."""
+    schema = schema_in(session, table)
+    return quote(table.name) if schema is None else qualified(schema, table.name)
+
+
 def qualified(schema: str, table: str) -> str:
     """A quoted table name for the few SQL texts that PostgreSQL itself takes as a string."""
     return f"{quote(validate_schema(schema))}.{quote(table)}"

@@ -44,13 +44,15 @@ _LETTER = rf"(?:{_UNSPACED}|[^\W_])+"
 _PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~\u2018\u2019\u201c\u201d\u2013\u2014\u2026\u00ab\u00bb"
 _APOSTROPHE = "'\u2018\u2019\u02bc"
 _HYPHEN = "-\u2010\u2011"
-_COMPOUND = re.compile(rf"{_LETTER}(?:[{_HYPHEN}_./\\@:#+&,{_APOSTROPHE}]+{_LETTER})*")
+_COMPOUND = re.compile(rf"{_LETTER}(?:(?:::|//|\\\\|[{_HYPHEN}_./\\@:#+&,{_APOSTROPHE}]){_LETTER})*")
 _PART = re.compile(rf"\d{{1,3}}(?:,\d{{3}})+(?:\.\d+)?(?![\d,])|\d+(?:\.\d+)*|{_UNSPACED}|(?:(?!{_UNSPACED})[^\W\d_])+")
 _SINGLE_RUN = re.compile(_UNSPACED)
 _WORDS = re.compile(r"[^\W_]+")
 _SPACE = re.compile(r"[ \t\n\r\f\v]+")
 # A sign of a number, a path from the root, a tag: words behind them are hidden from PostgreSQL.
 _HIDDEN = re.compile(r"(?<!\w)[-+]\d|(?<!\w)/\w|<[/\w]")
+# A dash or three dots of a typographer, which a database of the locale C takes for a letter.
+_DASHED = re.compile(rf"\w[^\w\x00-\x7f{_APOSTROPHE}]\w")
 _CHUNK = re.compile(r"[/\\:@,#]+")
 _SEGMENT = re.compile(rf"[{_HYPHEN}_.&+{_APOSTROPHE}]+")
 _CAMEL = re.compile(r"(?<=[^\W\d_A-Z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})")
@@ -165,7 +167,7 @@ def _read(token: str) -> _Reading:
     words: list[str] = []
     joined: list[str] = []
     is_changed = _lower(plain) != token.lower() and _WORDS.findall(_lower(plain)) != _WORDS.findall(token.lower())
-    is_unusual = is_changed or _HIDDEN.search(token) is not None
+    is_unusual = is_changed or _HIDDEN.search(token) is not None or _DASHED.search(token) is not None
     compounds = _COMPOUND.findall(plain)
     for compound in compounds:
         parts = list(_parts(compound))
@@ -176,7 +178,7 @@ def _read(token: str) -> _Reading:
         elif "," in compound:
             is_unusual = True
     if not is_unusual and any(letter > "\x7f" and (letter.isupper() or not letter.isalnum()) for letter in token):
-        # A database of the locale C takes a typographer's dash for a letter, and knows no such letter's other case.
+        # Such a database takes quotation marks for letters, too, and knows no letter's other case.
         joined = [*words, *joined]
     whole = next(_whole(compounds[0]), None) if len(compounds) == 1 else None
     return _Reading(tuple(words), tuple(dict.fromkeys(joined)), whole, is_unusual)

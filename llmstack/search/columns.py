@@ -58,10 +58,13 @@ def mixed(corpus: str) -> ColumnElement[bool]:
     return select(CorpusStatistics.is_mixed).where(CorpusStatistics.corpus == corpus).scalar_subquery()
 
 
-def _further_words(context: Any) -> str:
-    """Of a row that is inserted; an expression in place of its text has none."""
+def _inserted_words(context: Any) -> str:
     given = context.get_current_parameters()
-    above, content = given.get("context") or "", given.get("content")
+    return _words_of(given.get("context") or "", given.get("content"))
+
+
+def _words_of(above: Any, content: Any) -> str:
+    """What an expression or a wrong value in place of a text has is nothing."""
     return stored_words(above, content) if isinstance(above, str) and isinstance(content, str) else ""
 
 
@@ -84,7 +87,7 @@ class SearchableMixin:
     context: Mapped[str] = mapped_column(Text, server_default="")
     content: Mapped[str] = mapped_column(Text)
 
-    further_words: Mapped[str] = mapped_column(Text, default=_further_words, server_default="", deferred=True)
+    further_words: Mapped[str] = mapped_column(Text, default=_inserted_words, server_default="", deferred=True)
     bm25_k1: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(K1)))
     bm25_b: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(B)))
     bm25_average_length: Mapped[float] = mapped_column(REAL, server_default=literal_column(str(AVERAGE_LENGTH)))
@@ -105,7 +108,7 @@ class SearchableMixin:
 def _read_anew(mapper: Any, _connection: Any, row: Any) -> None:
     attributes = inspect(row).attrs
     if attributes.context.history.has_changes() or attributes.content.history.has_changes():
-        row.further_words = stored_words(row.context, row.content)
+        row.further_words = _words_of(row.context, row.content)
 
 
 @event.listens_for(SearchableMixin, "instrument_class", propagate=True)

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import REAL, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.models import CorpusStatistics
-from ..db.schemas import qualified, quote, schema_in
+from ..db.schemas import quoted_in
 from ..errors import ValidationError
 from .columns import AVERAGE_LENGTH
 
@@ -92,9 +92,7 @@ async def adopt_average_length(session: AsyncSession, *, corpus: str) -> float |
 async def writers_of(session: AsyncSession, model: type[Any]) -> set[str]:
     """The transactions that have written rows of the model, and have not ended."""
     table: Any = model.__table__
-    schema = await session.run_sync(schema_in, table)
-    name = quote(table.name) if schema is None else qualified(schema, table.name)
-    return set(await session.scalars(_WRITERS, {"table": name}))
+    return set(await session.scalars(_WRITERS, {"table": await session.run_sync(quoted_in, table)}))
 
 
 async def reweigh_batch(

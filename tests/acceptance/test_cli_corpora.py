@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any
@@ -68,12 +69,27 @@ def test_no_part_of_a_filter_is_lost_or_given_twice(here: HereCommandLine, tmp_p
     assert (twice.status, "document_type is given by an option of its own" in twice.errors) == (2, True)
 
 
+async def test_a_table_without_its_triggers_is_named(shop: HereCommandLine, llmstack_database: Database) -> None:
+    def finding() -> dict[str, Any]:
+        found = {one["name"]: one for one in shop.run("doctor", "--json", **KNOWN).json["findings"]}
+        return dict(found["triggers"])
+
+    assert (await asyncio.to_thread(finding))["status"] == "ok"
+    async with llmstack_database.engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE notebook.notes DISABLE TRIGGER notes_searchable"))
+    found = await asyncio.to_thread(finding)
+    assert found["status"] == "problem"
+    assert found["detail"] == 'nothing makes what is searched of notes ("notebook"."notes")'
+    assert "finish_searchable_table" in found["way_out"]
+
+
 def test_a_corpus_is_counted_weighed_and_examined(shop: HereCommandLine) -> None:
     finding = {one["name"]: one for one in shop.run("doctor", "--json", **KNOWN).json["findings"]}["statistics"]
     assert finding["detail"] == "documents: never read, 0 rows now; notes: never read, 3 rows now"
     assert finding["way_out"] == "llmstack refresh --corpus notes"
     assert shop.run("refresh", *CORPUS, **KNOWN).output == "read 3 rows, 2 words on average\n"
     assert shop.run("reweigh", *CORPUS, "--k1", "0.9", **KNOWN).output == "rewrote the weights of 3 rows\n"
+    assert shop.run("reanalyse", *CORPUS, **KNOWN).output == "read further words in 0 rows\n"
     few = shop.run("calibrate", *CORPUS, "--dry-run", **KNOWN)
     assert (few.status, "0 judged queries are too few" in few.errors) == (2, True)
 

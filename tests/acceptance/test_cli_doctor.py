@@ -13,7 +13,7 @@ from llmstack.testing import servers
 
 STEPS = [
     "versions", "embedder", "connection", "extension", "pool", "migrations",
-    "privileges", "pending work", "spaces", "indexes", "statistics",
+    "privileges", "pending work", "spaces", "indexes", "triggers", "statistics",
 ]  # fmt: skip
 
 

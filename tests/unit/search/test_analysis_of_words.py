@@ -22,6 +22,7 @@ from llmstack.search.analysis import further_query, further_words, renderings, s
         ("v3.4.1", "v 3.4.1 v3 3.4"),
         ("1,249.50", "1249.50"),
         ("web-sockets", "websockets"),
+        ("wait...what and foo--bar", ""),
         ("O'Neill, l'eau, don't, John's", "oneill"),
         ("e.g. the U.S.A., i.e. us", "e g the u s a i e us usa"),
         ("DNAs iPhone HTTPServer", "dnas i phone http server"),
