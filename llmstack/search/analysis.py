@@ -12,13 +12,15 @@ import functools
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 MAX_JOINED = 32
 """Letters; a longer compound is found by its parts."""
 MAX_TOKEN = 500
 """ASCII characters without a space; what is longer, such as base64, has no words inside."""
+MAX_FURTHER = 50_000
+"""Characters of all further words of a text or a query: PostgreSQL searches no more than 1 MB."""
 NEIGHBOURS = 2
 """Words on each side of an unusual one that are repeated beside its parts, so that phrases across them are found."""
 
@@ -98,7 +100,7 @@ def further_words(text: str) -> str:
                 words += readings[near].words if near in readings else _simple(tokens[near])
                 shown = near + 1
         words += reading.joined
-    return " ".join(words)
+    return _bounded(words)
 
 
 # Every chunk of a section has the same.
@@ -112,7 +114,12 @@ def further_query(text: str) -> str:
         if reading.is_unusual:
             words |= dict.fromkeys(word for word in reading.words if len(word) > 1)
         words |= dict.fromkeys(reading.joined)
-    return " ".join(words)
+    return _bounded(words)
+
+
+def _bounded(words: Iterable[str]) -> str:
+    joined = " ".join(words)
+    return joined if len(joined) <= MAX_FURTHER else joined[: MAX_FURTHER + 1].rpartition(" ")[0]
 
 
 def renderings(phrase: str) -> Sequence[str]:

@@ -89,4 +89,4 @@ def test_the_data_folder_on_the_command_line_wins_over_the_environment(newcomer:
         LLMSTACK_DATABASE_URL=url,
         LLMSTACK_READER_URL=url,
     )
-    assert (done.status, "kernel_0005" in done.output) == (0, True)
+    assert (done.status, "kernel_0006" in done.output) == (0, True)

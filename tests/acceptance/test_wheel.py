@@ -106,7 +106,7 @@ def test_the_installed_wheel_is_what_runs(installed: Path, tmp_path: Path) -> No
 def test_the_installed_command_migrates(installed: Path, url: str, tmp_path: Path) -> None:
     run(installed / "llmstack", "migrate", "--url", url, "--schema", "Wheel", cwd=tmp_path)
     status = run(installed / "llmstack", "migrate", "status", "--url", url, "--schema", "Wheel", cwd=tmp_path)
-    assert "documents_0004" in status
+    assert "documents_0005" in status
 
 
 _API = """
@@ -133,4 +133,4 @@ def test_a_checkout_migrates_with_nothing_but_the_url(url: str, tmp_path: Path) 
     shutil.copy(HOUSE / "alembic.ini", tmp_path)
     command = [sys.executable, "-m", "alembic.config"]
     run(*command, "upgrade", "heads", cwd=tmp_path, LLMSTACK_DATABASE_URL=url)
-    assert "documents_0004" in run(*command, "current", cwd=tmp_path, LLMSTACK_DATABASE_URL=url)
+    assert "documents_0005" in run(*command, "current", cwd=tmp_path, LLMSTACK_DATABASE_URL=url)

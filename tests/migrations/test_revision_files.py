@@ -27,10 +27,12 @@ LANDED = {
     "kernel_0003_add_lexical_query": "a9ab2b4ef7543dd7",
     "kernel_0004_rename_judged_rows": "3fddb0a537d17d06",
     "kernel_0005_rename_logged_hits": "f46c0fda73cdfb7c",
+    "kernel_0006_read_further_words": "cabf127faff1cf57",
     "documents_0001_create_documents": "e116d2942733f33e",
     "documents_0002_leave_vectors_unanalyzed": "af452ba2346ed2cc",
     "documents_0003_depend_on_lexical_query": "d446ae8d0f3c07e0",
     "documents_0004_rename_embedding_jobs": "9534d85a9e993da2",
+    "documents_0005_search_further_words": "4eeb0448bd628002",
     "embeddings_0001_create_spaces": "9b650b5b7fe4304b",
     "embeddings_0002_add_space_columns": "27c4001b99702515",
 }

@@ -51,7 +51,7 @@ RETURN CASE WHEN further_words = '' THEN search_document(owner_id, language, con
 def replace_weights() -> None:
     vectors = quote(extension_schema())
     # What a text holds as a word of its own counts, and makes it longer; what it holds inside of other words alone
-    # counts half, and does not.
+    # counts a quarter, and does not.
     op.execute(f"""
 CREATE OR REPLACE FUNCTION {WEIGHTS}
 RETURNS {vectors}.sparsevec

@@ -80,6 +80,14 @@ def test_data_in_a_text_is_passed_over() -> None:
     assert further_words(f"an image {noise} of it") == ""
 
 
+def test_a_very_long_text_or_query_has_no_more_further_words_than_are_searched() -> None:
+    text = " ".join(f"word{number}.example" for number in range(10_000))
+    for words in (further_words(text), further_query(text)):
+        assert 49_900 < len(words) <= 50_000
+        assert words.startswith("word")
+        assert not words.endswith(" ")
+
+
 @given(st.text(st.characters(exclude_categories=["Cn", "Cs"]), max_size=80))
 def test_any_text_is_read_and_its_words_hold_nothing_but_letters_and_digits(text: str) -> None:
     for words in (further_words(text), further_query(text), *renderings(text)[1:]):
