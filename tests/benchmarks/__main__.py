@@ -108,6 +108,9 @@ async def _load(bench: Bench, corpus: Corpus) -> None:
     else:
         rows = [await ingest.add_many(bench.url, **given)]
     bench.show("ingest", f"ingest, {len(corpus)} chunks", rows)
+    if "ingest" in bench.parts:
+        parts = await ingest.functions(bench.url, schema=given["schema"], corpus=corpus)
+        bench.show("functions", "reading the text of a row", parts)
 
 
 async def _speed(bench: Bench, corpus: Corpus, owners: int) -> None:

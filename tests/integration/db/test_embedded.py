@@ -146,6 +146,16 @@ def test_a_fresh_folder_is_set_for_this_machine_and_keeps_its_owners_choice(star
     assert (sql(again, "SHOW shared_buffers"), sql(again, "SHOW random_page_cost")) == ("32MB", "2")
 
 
+@pytest.mark.parametrize("version", [16, 18])
+def test_a_dash_is_no_letter_whatever_the_locale_of_the_machine(
+    started: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    server = started(tmp_path / "data", version=version)
+    read = sql(server, "SELECT to_tsvector('simple', 'left\u2013right \u201cquoted\u201d \u00c9t\u00e9')::text")
+    assert read == "'left':1 'quoted':3 'right':2 '\u00e9t\u00e9':4"
+
+
 def test_processes_that_start_a_fresh_folder_at_once_share_it_and_the_last_to_exit_stops_it(
     tmp_path: Path,
 ) -> None:
