@@ -102,7 +102,7 @@ async def test_equal_passages_of_one_document_are_all_kept_and_embedded_once(sta
     result = await add(stack, "echo", "same\n" * 5, chunking=lambda text: ["same"] * 5)
     assert (result.chunks_created, result.embeddings_created) == (5, 5)
     assert await contents(stack, result) == ["same"] * 5
-    assert words.texts == ["echo\nsame"]
+    assert words.texts == ["same"]
 
 
 async def test_a_new_version_keeps_identity_and_replaces_the_chunks(stack: LLMStack) -> None:
@@ -219,7 +219,7 @@ async def test_a_failing_embedder_costs_nothing_but_time(stack: LLMStack, words:
     words.fault = None
     assert (await stack.embeddings.process_pending()).embedded == 1
     assert await found(stack, "giraffe", mode="vector") == ["it"]
-    assert words.texts[0] == "it\na lonely giraffe"
+    assert words.texts[0] == "a lonely giraffe"
 
 
 async def test_what_was_pending_is_settled_by_the_next_version(stack: LLMStack, words: Words) -> None:

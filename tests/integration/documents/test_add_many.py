@@ -108,7 +108,7 @@ async def test_results_come_in_the_order_of_the_inputs(stack: LLMStack, words: W
     assert {result.error for result in results} == {None}
     assert [result.chunks_created for result in results] == [int(number != 3) for number in range(10)]
     assert len(words.texts) == len(set(words.texts)) == 10
-    assert await found(stack, "number7", mode="text") == ["d7"]
+    assert await found(stack, '"number7"', mode="text") == ["d7"]
 
 
 async def test_an_asynchronous_source_is_as_good_as_any(stack: LLMStack) -> None:

@@ -50,7 +50,7 @@ async def test_after_a_kill_every_document_is_whole_or_absent_and_the_run_can_be
         assert survivors <= {result.id_at_origin for result in results if result.unchanged}
         assert await counted(stack, Document) == DOCUMENTS
         assert await counted(stack, ChunkEmbedding) == 5 * DOCUMENTS
-        assert await found(stack, "document77", mode="text") == ["d77"]
+        assert await found(stack, '"document77"', mode="text") == ["d77"]
 
 
 async def test_a_kill_inside_a_write_transaction_leaves_nothing_of_it(
