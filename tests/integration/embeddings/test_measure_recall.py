@@ -12,7 +12,7 @@ from sqlalchemy import event, text
 from vector_support import Floats, add_vector_space, clustered, load_vectors, nearest
 
 from llmstack.db import Service
-from llmstack.embeddings import EmbeddingSpace, SpaceNotFound
+from llmstack.embeddings import EmbeddingSpace, SpaceNotFound, recall
 from llmstack.embeddings.index import SpaceIndex
 from llmstack.embeddings.recall import Recall, measure_recall
 from llmstack.errors import ValidationError
@@ -137,8 +137,10 @@ async def test_a_small_sample_reads_few_pages(llmstack_service: Service) -> None
     event.listen(engine, "before_cursor_execute", note)
     assert (await measured(llmstack_service, space, sample=5)).sample == 5
     event.remove(engine, "before_cursor_execute", note)
-    assert len(sampled) == 1
-    assert sampled[0] == pytest.approx(100 * 20 * 5 / 6000)
+    # Pages are taken by chance: where they held too few rows, the next round takes more of them.
+    assert len(sampled) <= recall._ROUNDS
+    assert sampled[0] == pytest.approx(100 * 20 * 5 / 6000, rel=0.1)
+    assert sampled == [min(100.0, sampled[0] * recall._WIDER**number) for number in range(len(sampled))]
 
 
 @pytest.mark.parametrize("values", [{"sample": 0}, {"sample": 10_001}, {"k": 0}, {"k": 101}, {"k": True}, {"k": 1.5}])
