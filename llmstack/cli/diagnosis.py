@@ -37,6 +37,15 @@ _EXTENSION = """
 SELECT e.extversion, n.nspname, n.nspname = ANY (current_schemas(false)) AS is_visible
 FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'
 """
+_MAKES_SEARCHABLE = """
+SELECT EXISTS (
+    SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+    WHERE t.tgrelid = to_regclass(:table) AND p.proname = 'make_searchable' AND t.tgenabled IN ('O', 'A')
+) OR EXISTS (
+    SELECT FROM pg_attribute
+    WHERE attrelid = to_regclass(:table) AND attname = 'search_vector' AND attgenerated <> ''
+)
+"""
 _INVALID_INDEXES = """
 SELECT c.relname,
     EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.index_relid = c.oid) AS is_building
@@ -126,17 +135,6 @@ async def examine(call: Invocation, url: str) -> list[Finding]:
             waiting = Finding(name, "skipped", "not before the schema is migrated")
             found.append(await examination.take(name, step) if is_ready else waiting)
         return found
-
-
-_MAKES_SEARCHABLE = """
-SELECT EXISTS (
-    SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-    WHERE t.tgrelid = to_regclass(:table) AND p.proname = 'make_searchable' AND t.tgenabled IN ('O', 'A')
-) OR EXISTS (
-    SELECT FROM pg_attribute
-    WHERE attrelid = to_regclass(:table) AND attname = 'search_vector' AND attgenerated <> ''
-)
-"""
 
 
 @dataclasses.dataclass(frozen=True)

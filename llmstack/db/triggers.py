@@ -1,4 +1,7 @@
-"""The triggers that make what is searched of a row; their functions are the kernel's."""
+"""The triggers that make what is searched of a row, as version 2 of a searchable table has them.
+
+Revisions of hosts call this by `ddl`, so it never changes: another shape is another version.
+"""
 
 from __future__ import annotations
 

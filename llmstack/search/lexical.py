@@ -48,6 +48,9 @@ MAX_CLAUSES = 32
 MAX_CLAUSE_BYTES = 8_000
 """Of all of them together."""
 
+INNER_WEIGHT = 0.25
+"""What a word counts that a row holds inside of others alone, as in `bm25_weights`."""
+
 # A phrase in double quotes, or a word or phrase behind a minus that begins a word.
 _CLAUSE = re.compile(r'(?<!\S)-"([^"]*)"|(?<!\S)-([^\s"]+)|"([^"]*)"')
 _LONG = re.compile(r"\S{500,}")
@@ -202,8 +205,8 @@ def term_counts(model: type[Any], *, owner_id: str, ids: Sequence[uuid.UUID], le
         return func.cardinality(func.array_positions(cast(read.c.weights, ARRAY(Text)), constant(label)))
 
     length, context_length = labelled("A") + labelled("D"), labelled("A")
-    frequency = case((length > 0, length), else_=0.25 * cast(labelled("B") + labelled("C"), Float))
-    in_context = case((length > 0, context_length), else_=0.25 * cast(labelled("C"), Float))
+    frequency = case((length > 0, length), else_=INNER_WEIGHT * cast(labelled("B") + labelled("C"), Float))
+    in_context = case((length > 0, context_length), else_=INNER_WEIGHT * cast(labelled("C"), Float))
     asked = read.c.lexeme == func.any(cast(list(lexemes), ARRAY(Text)))
     terms = func.jsonb_object_agg(read.c.lexeme, func.to_jsonb(array([frequency, in_context])))
     return (

@@ -116,15 +116,12 @@ async def reweigh_batch(
     return ids[-1], len(list(await session.scalars(statement)))
 
 
-async def end_mixture(session: AsyncSession, *, model: type[Any], corpus: str) -> bool:
+async def end_mixture(session: AsyncSession, *, model: type[Any], corpus: str) -> None:
     """Say that all rows are weighed by the corpus' parameters, where they are."""
     wanted = {name: getattr(CorpusStatistics, name) for name in _PARAMETERS}
     left = select(model.id).where(_differs(model, wanted)).correlate(CorpusStatistics).exists()
     statement = update(CorpusStatistics).where(CorpusStatistics.corpus == corpus, CorpusStatistics.is_mixed, ~left)
-    ended = await session.scalars(
-        statement.values(is_mixed=False).returning(CorpusStatistics.corpus).execution_options(synchronize_session=False)
-    )
-    return bool(ended.all())
+    await session.execute(statement.values(is_mixed=False).execution_options(synchronize_session=False))
 
 
 def _differs(model: type[Any], wanted: Mapping[str, ColumnElement[float]]) -> ColumnElement[bool]:

@@ -32,7 +32,7 @@ LANDED = {
     "documents_0002_leave_vectors_unanalyzed": "af452ba2346ed2cc",
     "documents_0003_depend_on_lexical_query": "d446ae8d0f3c07e0",
     "documents_0004_rename_embedding_jobs": "9534d85a9e993da2",
-    "documents_0005_search_further_words": "4eeb0448bd628002",
+    "documents_0005_search_further_words": "3a9f302b5c597562",
     "embeddings_0001_create_spaces": "9b650b5b7fe4304b",
     "embeddings_0002_add_space_columns": "27c4001b99702515",
 }

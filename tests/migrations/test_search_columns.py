@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from migration_support import catalog, execute, fill
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -19,6 +20,10 @@ SELECT gen_random_uuid(), owner_id, id, number, number % 3, 'kettles at login.ex
        CASE WHEN number % 2 = 0 THEN 'Guide > Tea' ELSE '' END, 3, 0, 10, int4send(number), 'english',
        CASE WHEN number % 7 = 0 THEN now() END
 FROM shop.documents, generate_series(1000, 1060) AS number
+"""
+MEASURED = """
+INSERT INTO shop.corpus_statistics (corpus, row_count, average_length, sampled_share, bm25_k1)
+VALUES ('documents', 1, 1, 1, {k1})
 """
 
 
@@ -46,3 +51,12 @@ async def test_rows_are_not_written_on_the_way_up_and_are_the_same_after_the_way
     await migrate.upgrade(engine, schema="shop")
     await migrate.check(engine, schema="shop")
     assert await rows(engine, STORED) == stored
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_what_a_stopped_rewrite_has_left_is_known_from_then_on(engine: AsyncEngine, stopped: bool) -> None:
+    await migrate.upgrade(engine, schema="shop", target="documents@documents_0004")
+    await fill(engine, "shop")
+    await execute(engine, "DELETE FROM shop.corpus_statistics", ROWS, MEASURED.format(k1=0.9 if stopped else 1.2))
+    await migrate.upgrade(engine, schema="shop")
+    assert await rows(engine, "SELECT is_mixed FROM shop.corpus_statistics") == [(stopped,)]

@@ -19,6 +19,16 @@ IS_SEARCHED = "NEW.level = 0 AND NEW.deleted_at IS NULL"
 # Of what is stored nothing is written anew: the columns keep their values, and new values come from the triggers.
 @scoped
 def upgrade() -> None:
+    # What a rewrite that was stopped has left.
+    op.execute("""
+UPDATE corpus_statistics SET is_mixed = true
+WHERE corpus = 'documents' AND EXISTS (
+    SELECT FROM chunks
+    WHERE (chunks.bm25_k1, chunks.bm25_b, chunks.bm25_average_length, chunks.bm25_context_weight)
+        <> (corpus_statistics.bm25_k1, corpus_statistics.bm25_b, corpus_statistics.bm25_average_length,
+            corpus_statistics.bm25_context_weight)
+)
+""")
     op.add_column("chunks", sa.Column("further_words", sa.Text(), server_default="", nullable=False))
     for column in ("search_vector", "lexical"):
         op.execute(f"ALTER TABLE chunks ALTER COLUMN {column} DROP EXPRESSION")
