@@ -5,6 +5,7 @@ LLMStackError
 │   ├── MissingExtra (ImportError)        an optional dependency is needed and absent
 │   └── SpaceNotServing (EmbeddingError)  another space serves, and its embedder is not known here
 ├── ValidationError (ValueError)          bad input; carries .field and .message
+│   └── NothingToRead
 ├── NotFound (LookupError)                no row matches
 │   └── CalibrationNotFound, ChunkNotFound, DocumentNotFound, SearchNotFound, SpaceNotFound
 ├── Conflict                              the row exists already or changed meanwhile
@@ -24,9 +25,21 @@ LLMStackError
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class LLMStackError(Exception):
     """The root of every error that llmstack raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An error that passes from process to process is not made anew by arguments that it did not keep.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[LLMStackError], arguments: tuple[Any, ...], carried: dict[str, Any]) -> LLMStackError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(carried)
+    return error
 
 
 class ConfigurationError(LLMStackError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,11 +13,12 @@ from rich.text import Text
 
 from ..errors import ValidationError
 from .exits import FAILED, OK, described, say
-from .intake import FileOutcome, FileReading, Intake, read_only
+from .intake import FileOutcome, FileReading, Intake, PassedOver, read_only
 from .invocation import Invocation, Owner, verb
-from .output import Answer, counted, table
+from .output import Answer, counted, printable, table
 
 _LISTED = 40
+_KINDS = 12
 _STYLES = {"added": "green", "updated": "cyan", "unchanged": "dim", "readable": "green", "failed": "bold red"}
 
 
@@ -52,9 +54,17 @@ async def ingest(
         Path | None,
         typer.Option(help="Make identities relative to this folder, the same on every machine.", show_default=False),
     ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(help="Encoding of text and HTML, such as cp1251; without it detected.", show_default=False),
+    ] = None,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Follow links out of the named folders, and to folders.")
+    ] = False,
+    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds that a single file may take to be read.")] = 60.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the files, store nothing.")] = False,
 ) -> Answer:
-    """Add files: text, Markdown, HTML, PDF, DOCX, mail, source code.
+    """Add files: text, Markdown, HTML, PDF, office formats, books, notebooks, mail, source code.
 
     A file's identity is its absolute path, so that a second run from anywhere finds it again: what did not
     change is left alone, what did is replaced. `--relative-to` makes it the path below a folder instead.
@@ -66,6 +76,9 @@ async def ingest(
         metadata=_metadata(metadata or []),
         chunking=chunking,
         relative_to=relative_to,
+        encoding=_checked_encoding(encoding),
+        follow_links=follow_links,
+        time_limit=time_limit,
     )
     files = reading.files(paths)
     if dry_run:
@@ -79,8 +92,18 @@ async def ingest(
     _say_what_is_owed(call, outcomes)
     status = FAILED if any(outcome.outcome == "failed" for outcome in outcomes) else OK
     if stopped is not None:
-        say(f"{counted(len(files) - len(outcomes), 'file')} not reached; the same command may be run again")
-    return Answer(_as_json(outcomes, stopped), described_outcomes(outcomes), status, error=stopped)
+        reached = {one.path for one in outcomes} | {one.path for one in reading.passed_over}
+        unreached = {str(file) for file in files} - reached
+        say(f"{counted(len(unreached), 'file')} not reached; the same command may be run again")
+    shown = [*described_outcomes(outcomes), *_described_rest(reading.passed_over, each=call.options.verbose)]
+    answer = _as_json(outcomes, reading.passed_over, stopped, each=call.options.verbose)
+    return Answer(answer, shown, status, error=stopped)
+
+
+def _checked_encoding(encoding: str | None) -> str | None:
+    from ..documents.readers import check_encoding
+
+    return None if encoding is None else check_encoding(encoding)
 
 
 def _checked_language(language: str | None) -> str | None:
@@ -121,24 +144,46 @@ def described_outcomes(outcomes: Sequence[FileOutcome]) -> list[Any]:
     stored = [one for one in outcomes if one.outcome not in ("unchanged", "failed")]
     failed = [one for one in outcomes if one.outcome == "failed"]
     if stored:
-        rows = [(_styled(one), one.path, one.chunks, one.note) for one in stored[:_LISTED]]
+        rows = [(_styled(one), one.name, one.chunks, one.note) for one in stored[:_LISTED]]
         shown.append(table(["", "file", "chunks", ""], rows, right=["chunks"]))
         if len(stored) > _LISTED:
             shown.append(Text(f"... and {len(stored) - _LISTED:,} more; --json lists them all", style="dim"))
     if failed:
-        shown.append(table(["", "file", "why"], [(_styled(one), one.path, one.note) for one in failed]))
+        shown.append(table(["", "file", "why"], [(_styled(one), one.name, one.note) for one in failed]))
     totals = ", ".join(f"{number:,} {name}" for name, number in counts(outcomes).items())
-    return [*shown, Text(f"{counted(len(outcomes), 'file')}: {totals or 'nothing to read'}", style="bold")]
+    read = counted(len({one.path for one in outcomes}), "file")
+    if any(one.part for one in outcomes):
+        read += f" with {counted(len(outcomes), 'document')}"
+    return [*shown, Text(f"{read}: {totals or 'nothing to read'}", style="bold")]
+
+
+def _kinds(passed_over: Sequence[PassedOver]) -> dict[str, int]:
+    """How many files of each kind were passed over, the most frequent first."""
+    return dict(Counter(one.kind for one in passed_over).most_common())
+
+
+def _described_rest(passed_over: Sequence[PassedOver], *, each: bool) -> list[Any]:
+    if not passed_over:
+        return []
+    kinds = [f"{number:,} {printable(kind)}" for kind, number in _kinds(passed_over).items()]
+    if more := kinds[_KINDS:]:
+        kinds[_KINDS:] = [f"and {counted(len(more), 'kind')} more"]
+    named = [table(["", "file", "kind"], [("passed over", one.path, one.kind) for one in passed_over])] if each else []
+    return [*named, Text(f"{len(passed_over):,} passed over: {', '.join(kinds)}", style="dim")]
 
 
 def _styled(outcome: FileOutcome) -> Text:
     return Text(outcome.outcome, style=_STYLES[outcome.outcome])
 
 
-def _as_json(outcomes: Sequence[FileOutcome], stopped: Exception | None) -> dict[str, Any]:
+def _as_json(
+    outcomes: Sequence[FileOutcome], passed_over: Sequence[PassedOver], stopped: Exception | None, *, each: bool
+) -> dict[str, Any]:
+    rest = {"count": len(passed_over), "kinds": _kinds(passed_over), **({"files": passed_over} if each else {})}
     return {
         "counts": counts(outcomes),
         "files": outcomes,
+        "passed_over": rest,
         "stopped": None if stopped is None else described(stopped),
     }
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import DatabaseError, LLMStackError, ValidationError
 from ..settings import Settings
@@ -16,15 +15,17 @@ from .output import progress
 
 if TYPE_CHECKING:
     from ..documents import AddResult, DocumentInput
+    from ..documents.readers import Source, SourceText
     from ..stack import LLMStack
 
 
 @dataclasses.dataclass(frozen=True)
 class FileOutcome:
-    """What became of one file: added, updated, unchanged, failed, or readable in a dry run."""
+    """What became of one file, or of a document in it: added, updated, unchanged, failed, or readable in a dry run."""
 
     path: str
     outcome: str
+    part: str = ""
     id_at_origin: str = ""
     document_id: uuid.UUID | None = None
     document_type: str = ""
@@ -33,10 +34,30 @@ class FileOutcome:
     note: str = ""
     embedding_error: str | None = None
 
+    @property
+    def name(self) -> str:
+        """As it is shown: the file, and the part of it after a #."""
+        return f"{self.path}#{self.part}" if self.part else self.path
+
+
+class Place(NamedTuple):
+    """A file, and which part of it is meant."""
+
+    path: str
+    part: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PassedOver:
+    """A file that is not read, and of which kind it is: a suffix, or a few words."""
+
+    path: str
+    kind: str
+
 
 @dataclasses.dataclass(frozen=True)
 class FileReading:
-    """How files become documents."""
+    """How files become documents; `passed_over` collects those that do not."""
 
     owner_id: str
     document_type: str | None = None
@@ -44,6 +65,10 @@ class FileReading:
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
     chunking: str = "hierarchical"
     relative_to: Path | None = None
+    encoding: str | None = None
+    follow_links: bool = False
+    time_limit: float = 60.0
+    passed_over: list[PassedOver] = dataclasses.field(default_factory=list)
 
     def files(self, paths: Iterable[Path]) -> list[Path]:
         """The files to read; raises ValidationError for an absent path and for what no document can have."""
@@ -58,32 +83,63 @@ class FileReading:
         if self.chunking not in CHUNKING_STRATEGIES:
             known = ", ".join(CHUNKING_STRATEGIES)
             raise ValidationError("chunking", f"{self.chunking!r} is unknown; use one of {known}")
-        return list(walk(paths))
+        return list(walk(paths, passed_over=self.pass_over, follow_links=self.follow_links))
 
-    def identity(self, path: Path) -> str:
-        """The absolute path, or the path below `relative_to`, with forward slashes."""
-        whole = path.absolute() if path.is_symlink() else path.resolve()
+    def pass_over(self, path: Path, kind: str) -> None:
+        """Note a file that is not read."""
+        self.passed_over.append(PassedOver(str(path), kind))
+
+    def identity(self, source: Source) -> str:
+        """The absolute path, or the path below `relative_to`, with forward slashes; the part of a file after a #."""
+        whole = source.path.absolute() if source.path.is_symlink() else source.path.resolve()
+        part = f"#{source.part}" if source.part else ""
         if self.relative_to is None:
-            return whole.as_posix()
+            return whole.as_posix() + part
         try:
-            return whole.relative_to(self.relative_to.resolve()).as_posix()
+            return whole.relative_to(self.relative_to.resolve()).as_posix() + part
         except ValueError:
             raise ValidationError("path", f"it is not below {self.relative_to}") from None
 
-    def read(self, path: Path) -> DocumentInput:
-        """Read one file; raises LLMStackError."""
-        from ..documents import DocumentInput
-        from ..documents.readers import read_file
+    async def read(
+        self, files: Iterable[Path], settings: Settings
+    ) -> AsyncIterator[tuple[Place, DocumentInput | Exception]]:
+        """Read file after file: where each document is, and the document or why there is none.
 
-        source = read_file(path)
+        What is empty is passed over.
+        """
+        from ..documents import NothingToRead
+        from ..documents.readers import read_apart, sources
+
+        for path in files:
+            found = sources(path, encoding=self.encoding, max_bytes=2 * settings.max_text_bytes)
+            place = Place(str(path))
+            while True:
+                given: DocumentInput | Exception
+                try:
+                    source = await asyncio.to_thread(next, found, None)
+                    if source is None:
+                        break
+                    place = Place(str(path), source.part)
+                    given = self._document(source, await read_apart(source, seconds=self.time_limit))
+                except NothingToRead:
+                    self.pass_over(path, "empty")
+                    continue
+                # Whatever one file does to a reader, the others have their turn.
+                except Exception as error:
+                    given = error
+                yield place, given
+
+    def _document(self, source: Source, found: SourceText) -> DocumentInput:
+        from ..documents import DocumentInput
+
         return DocumentInput(
             owner_id=self.owner_id,
-            id_at_origin=self.identity(path),
-            content=source.text,
-            document_name=source.title,
-            document_type=self.document_type or source.document_type,
-            language=self.language or source.language,
-            metadata={**source.metadata, **self.metadata},
+            id_at_origin=self.identity(source),
+            content=found.text,
+            document_name=found.title,
+            document_type=self.document_type or found.document_type,
+            language=self.language or found.language,
+            metadata={**found.metadata, **self.metadata},
             chunking=self.chunking,
         )
 
@@ -93,16 +149,18 @@ async def read_only(reading: FileReading, files: Sequence[Path], settings: Setti
     from ..documents.preparation import prepare
 
     outcomes = []
-    for path in files:
+    async for place, given in reading.read(files, settings):
         try:
-            given = await asyncio.to_thread(reading.read, path)
+            if isinstance(given, Exception):
+                raise given
             prepared = await asyncio.to_thread(prepare, given, settings)
         except Exception as error:
-            outcomes.append(_unreadable(path, error))
+            outcomes.append(_unreadable(place, error))
             continue
         outcomes.append(
             FileOutcome(
-                path=str(path),
+                path=place.path,
+                part=place.part,
                 outcome="readable",
                 id_at_origin=given.id_at_origin,
                 document_type=given.document_type,
@@ -118,59 +176,58 @@ class Intake:
 
     def __init__(self, stack: LLMStack) -> None:
         self._stack = stack
-        self._sent: list[Path] = []
+        self._sent: list[Place] = []
         self.outcomes: list[FileOutcome] = []
 
     async def run(self, reading: FileReading, files: Sequence[Path]) -> DatabaseError | None:
         """Add them all; returns the error of a database that went away meanwhile."""
         with progress("ingesting") as move:
-            read = itertools.count(1)
+            reached = 0
 
-            def advance() -> None:
+            def advance(path: Path) -> Path:
+                nonlocal reached
+                reached += 1
                 if move is not None:
-                    move(next(read), len(files))
+                    move(reached, len(files))
+                return path
 
             try:
+                inputs = self._inputs(reading, map(advance, files))
                 done = 0
-                async for result in self._stack.documents.add_many(self._inputs(reading, files, advance)):
+                async for result in self._stack.documents.add_many(inputs):
                     self.outcomes.append(_outcome(self._sent[done], result))
                     done += 1
-                    advance()
             except DatabaseError as error:
                 return error
-        self.outcomes.sort(key=lambda one: one.path)
+        self.outcomes.sort(key=lambda one: (one.path, one.part))
         return None
 
-    async def _inputs(
-        self, reading: FileReading, files: Sequence[Path], advance: Callable[[], None]
-    ) -> AsyncIterator[DocumentInput]:
-        for path in files:
-            try:
-                given = await asyncio.to_thread(reading.read, path)
-            except Exception as error:
-                self.outcomes.append(_unreadable(path, error))
-                advance()
-                continue
-            self._sent.append(path)
-            yield given
+    async def _inputs(self, reading: FileReading, files: Iterable[Path]) -> AsyncIterator[DocumentInput]:
+        async for place, given in reading.read(files, self._stack.settings):
+            if isinstance(given, Exception):
+                self.outcomes.append(_unreadable(place, given))
+            else:
+                self._sent.append(place)
+                yield given
 
 
-def _unreadable(path: Path, error: Exception) -> FileOutcome:
-    """Whatever one file does to a reader, the others have their turn."""
+def _unreadable(place: Place, error: Exception) -> FileOutcome:
     said = str(error) if isinstance(error, LLMStackError) else f"cannot be read: {type(error).__name__}: {error}"
-    return _failed(path, said)
+    return _failed(place, said)
 
 
-def _failed(path: Path, reason: str) -> FileOutcome:
-    said = reason.removeprefix("path: ").removeprefix(f"{path} ").strip()
-    return FileOutcome(path=str(path), outcome="failed", note=" ".join(said.split()))
+def _failed(place: Place, reason: str) -> FileOutcome:
+    outcome = FileOutcome(place.path, "failed", place.part)
+    said = reason.removeprefix("path: ").removeprefix(f"{outcome.name} ").strip()
+    return dataclasses.replace(outcome, note=" ".join(said.split()))
 
 
-def _outcome(path: Path, result: AddResult) -> FileOutcome:
+def _outcome(place: Place, result: AddResult) -> FileOutcome:
     if result.error is not None or result.document is None:
-        return _failed(path, result.error or "it was not stored")
+        return _failed(place, result.error or "it was not stored")
     return FileOutcome(
-        path=str(path),
+        path=place.path,
+        part=place.part,
         outcome="unchanged" if result.unchanged else "added" if result.is_new else "updated",
         id_at_origin=result.id_at_origin,
         document_id=result.document.id,

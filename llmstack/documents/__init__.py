@@ -10,6 +10,7 @@ from .corpus import DocumentHit as DocumentHit
 from .errors import ChunkNotFound as ChunkNotFound
 from .errors import DocumentChanged as DocumentChanged
 from .errors import DocumentNotFound as DocumentNotFound
+from .errors import NothingToRead as NothingToRead
 from .errors import TextNotKept as TextNotKept
 from .models import Chunk as Chunk
 from .models import ChunkEmbedding as ChunkEmbedding
@@ -41,5 +42,6 @@ __all__ = [
     "DocumentRepository",
     "DocumentService",
     "DocumentStatistics",
+    "NothingToRead",
     "TextNotKept",
 ]

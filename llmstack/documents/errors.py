@@ -40,6 +40,13 @@ class DocumentChanged(Conflict):
         self.document_id = document_id
 
 
+class NothingToRead(ValidationError):
+    """The file is empty; a document has text."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("path", message)
+
+
 register_constraints(
     {
         "uq_documents_owner_id_id_at_origin": lambda: Conflict(

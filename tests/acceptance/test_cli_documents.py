@@ -28,9 +28,12 @@ Trains are preferred to planes.
 """
 
 
+REST = "2 passed over: 1 .png, 1 empty"
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Files of many kinds, three of which cannot be read."""
+    """Files of many kinds, one of which is broken and two of which are passed over."""
     place = tmp_path / "files"
     (place / "deep" / "deeper").mkdir(parents=True)
     (place / "handbook.md").write_text(HANDBOOK)
@@ -85,8 +88,7 @@ def test_a_folder_is_read_and_each_file_is_accounted_for(here: HereCommandLine, 
     stored = {Path(row[1]).name: row[2] for row in rows if row and row[0] == "added"}
     assert set(stored) == {"handbook.md", "notes.txt", "pay.py", "page.html", "report.pdf", "letter.docx"}
     assert "broken.pdf   is not a readable PDF file" in done.output
-    assert "empty.txt    has no text" in done.output
-    assert done.output.splitlines()[-1] == "8 files: 6 added, 2 failed"
+    assert done.output.splitlines()[-2:] == ["7 files: 6 added, 1 failed", REST]
     assert done.errors == ""
     for query, name in (("revenue", "report.pdf"), ("contract", "letter.docx"), ("garage", "page.html")):
         hits = here.run("search", query, *OWNER, *TEXT, "--json").json["hits"]
@@ -98,7 +100,7 @@ def test_a_second_run_from_another_folder_finds_the_same_documents(here: HereCom
     (folder / "handbook.md").write_text(HANDBOOK + "\n## Food\n\nThe canteen serves soup.\n")
     (folder / "new.txt").write_text("Something new.")
     again = here.run("ingest", "files", *OWNER, *TEXT, "--json", cwd=folder.parent)
-    assert again.json["counts"] == {"added": 1, "updated": 1, "unchanged": 5, "failed": 2}
+    assert again.json["counts"] == {"added": 1, "updated": 1, "unchanged": 5, "failed": 1}
     assert _outcomes(again)["handbook.md"] == "updated"
     assert here.run("documents", "list", *OWNER, "--json").json["total"] == 7
 
@@ -128,7 +130,7 @@ def test_a_dry_run_needs_no_database_and_says_what_would_be_read(folder: Path) -
     nowhere = CommandLine("postgresql://nobody@127.0.0.1:1/nothing")
     done = nowhere.run("ingest", folder, *OWNER, "--dry-run")
     assert done.status == 1
-    assert done.output.splitlines()[-1] == "8 files: 6 readable, 2 failed"
+    assert done.output.splitlines()[-2:] == ["7 files: 6 readable, 1 failed", REST]
 
 
 def test_a_dry_run_counts_the_chunks_that_the_ingest_then_makes(here: HereCommandLine, folder: Path) -> None:
@@ -287,7 +289,7 @@ def test_names_and_texts_cannot_steer_the_terminal(here: HereCommandLine, tmp_pa
 def test_a_file_that_breaks_its_reader_fails_alone(
     here: HereCommandLine, folder: Path, arguments: Sequence[str]
 ) -> None:
-    (folder / "nested.html").write_text("<div>" * 3000 + "deep" + "</div>" * 3000)
+    (folder / "nested.html").write_text("<div>" * 20_000 + "deep" + "</div>" * 20_000)
     done = here.run("ingest", folder, *OWNER, *arguments, "--json")
     files = {Path(one["path"]).name: one for one in done.json["files"]}
     assert files["nested.html"]["outcome"] == "failed"

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 
 import pytest
 
 from llmstack import errors
-from llmstack.errors import LLMStackError, LLMStackWarning, MissingExtra, ValidationError
+from llmstack.documents import DocumentNotFound, NothingToRead
+from llmstack.errors import (
+    DatabaseUnavailable,
+    LLMStackError,
+    LLMStackWarning,
+    MissingExtra,
+    StatementTimeout,
+    ValidationError,
+)
 
 CLASSES = {
     name: value
@@ -53,6 +62,24 @@ def test_the_drawn_tree_shows_every_error_under_its_parent() -> None:
 def test_a_validation_error_carries_field_and_message() -> None:
     error = ValidationError("limit", "is negative")
     assert (error.field, error.message, str(error)) == ("limit", "is negative", "limit: is negative")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValidationError("limit", "is negative"),
+        MissingExtra(feature="reading PDF", extra="files"),
+        NothingToRead("a.txt is empty"),
+        DocumentNotFound("7"),
+        StatementTimeout("too long"),
+        DatabaseUnavailable("away"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_passes_from_process_to_process_as_it_is(error: LLMStackError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert (str(again), again.args, vars(again)) == (str(error), error.args, vars(error))
 
 
 def test_a_missing_extra_says_what_to_install() -> None:

@@ -7,18 +7,17 @@ from pathlib import Path
 import pytest
 
 from llmstack.cli.intake import FileReading, read_only
-from llmstack.documents import readers
-from llmstack.documents.readers import SourceText
+from llmstack.documents.readers import Source, SourceText, reading
 from llmstack.settings import Settings
 
 
 async def test_an_error_that_no_reader_expects_is_the_failure_of_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def explode(path: Path) -> SourceText:
-        raise KeyError(f"no such table in {path.name}")
+    def explode(source: Source) -> SourceText:
+        raise KeyError(f"no such table in {source.path.name}")
 
-    monkeypatch.setitem(readers._READERS, "markdown", explode)
+    monkeypatch.setitem(reading._READERS, "markdown", explode)
     broken, whole = tmp_path / "a.md", tmp_path / "b.txt"
     broken.write_text("# Leave")
     whole.write_text("sixteen weeks")
