@@ -147,24 +147,29 @@ PARTS: dict[str, Part] = {
 """What can be asked for, in the order of running; a new part is a line here. Parts of one function run once."""
 
 
-def main() -> None:
-    """Measure what was asked for on a server of its own, print one table a part, write JSON."""
-    parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
-    parser.add_argument("parts", nargs="*", help=f"any of {', '.join(PARTS)}; all by default")
-    parser.add_argument("--chunks", default="10000,100000", help="sizes of the synthetic corpora")
-    parser.add_argument("--owners", default="1,50", help="numbers of owners that share a corpus")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """What can be asked for on the command line."""
+    found = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
+    found.add_argument("parts", nargs="*", help=f"any of {', '.join(PARTS)}; all by default")
+    found.add_argument("--chunks", default="10000,100000", help="sizes of the synthetic corpora")
+    found.add_argument("--owners", default="1,50", help="numbers of owners that share a corpus")
+    found.add_argument(
         "--collections", type=Path, default=Path("../shared/data/ir"), help="folder of judged collections"
     )
-    parser.add_argument(
+    found.add_argument(
         "--peers", type=Path, default=Path(".nox/peers"), help="folder of the peers' environments; made where absent"
     )
-    parser.add_argument("--json", type=Path, default=Path("benchmark.json"), help="where the figures go")
-    parser.add_argument("--url", help="an empty database to use instead of a server of its own")
-    chosen = parser.parse_args()
+    found.add_argument("--json", type=Path, default=Path("benchmark.json"), help="where the figures go")
+    found.add_argument("--url", help="an empty database to use instead of a server of its own")
+    return found
+
+
+def main() -> None:
+    """Measure what was asked for on a server of its own, print one table a part, write JSON."""
+    chosen = parser().parse_args()
     chosen.peers = chosen.peers.absolute()
     if unknown := set(chosen.parts) - set(PARTS):
-        parser.error(f"unknown part {', '.join(sorted(unknown))}; known are {', '.join(PARTS)}")
+        parser().error(f"unknown part {', '.join(sorted(unknown))}; known are {', '.join(PARTS)}")
     with tempfile.TemporaryDirectory(prefix="llmstack-bench-", ignore_cleanup_errors=True) as folder:
         server = None if chosen.url else embedded.start(Path(folder) / "data", announce=False)
         try:

@@ -34,7 +34,7 @@ from llmstack.errors import DatabaseUnavailable
 from llmstack.retrieval import Corpus, Filter, SearchHit
 from llmstack.search import SearchableMixin, search_index
 
-README = (Path(__file__).parents[3] / "README.md").read_text()
+README = (Path(__file__).parents[3] / "llmstack" / "retrieval" / "README.md").read_text()
 ROWS = 150
 """Of each table."""
 
