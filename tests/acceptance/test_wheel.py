@@ -1,4 +1,4 @@
-"""The built wheel in an environment of its own: it migrates, and carries what it needs for that."""
+"""The built wheel in an environment of its own: it migrates, and carries what it and its reader need."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pages import PACKAGES, PAGES
 
 from llmstack.db.schemas import quote
 from llmstack.testing import servers
@@ -22,10 +24,13 @@ HOUSE = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(build, cwd=HOUSE, check=True, capture_output=True)
-    (built,) = folder.glob("llmstack-*.whl")
+    return build("wheel", tmp_path_factory.mktemp("wheel"))
+
+
+def build(target: str, folder: Path) -> Path:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)]
+    subprocess.run(command, cwd=HOUSE, check=True, capture_output=True)
+    (built,) = folder.glob("llmstack-*")
     return built
 
 
@@ -82,6 +87,14 @@ def test_the_wheel_carries_every_revision_and_the_marker_of_its_types(wheel: Pat
     assert revisions
     environment = {"llmstack/db/alembic_env/env.py", "llmstack/db/alembic_env/script.py.mako"}
     assert names >= revisions | environment | {"llmstack/py.typed", "llmstack/testing/plugin.py"}
+
+
+def test_the_page_of_every_package_goes_along(wheel: Path, tmp_path: Path) -> None:
+    written = {str(page) for page in PACKAGES}
+    assert set(zipfile.ZipFile(wheel).namelist()) >= written
+    with tarfile.open(build("sdist", tmp_path)) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert packed >= {str(page) for page in PAGES}
 
 
 def test_the_wheel_holds_the_package_alone(wheel: Path) -> None:
