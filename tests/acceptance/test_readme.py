@@ -40,11 +40,11 @@ class Readers:
         name = self._names.get((page, purpose))
         if name is None:
             name = self._names[page, purpose] = servers.unique_name()
-            create = servers.execute(self._server_url, f"CREATE DATABASE {quote(name)}")
-            if migrated:
-                create.close()
-                create = servers.create_copy(self._server_url, name, template=self._template)
-            servers.run_apart(create)
+            servers.run_apart(
+                servers.create_copy(self._server_url, name, template=self._template)
+                if migrated
+                else servers.execute(self._server_url, f"CREATE DATABASE {quote(name)}")
+            )
         return make_url(self._server_url).set(database=name).render_as_string(hide_password=False)
 
     def checkout(self, page: Page) -> Path:
