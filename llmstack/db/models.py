@@ -9,10 +9,8 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    ForeignKey,
     ForeignKeyConstraint,
     Index,
-    Text,
     UniqueConstraint,
     func,
     text,
@@ -49,11 +47,14 @@ class CorpusStatistics(Base):
 
 
 class TermStatistics(Base):
-    """In how many rows of a corpus a lexeme occurs; an estimate where only a sample was read."""
+    """In how many rows of a corpus a lexeme occurs; an estimate where only a sample was read.
+
+    No foreign key: a refresh writes them all, under the lock of their corpus, and a check of each costs as much again.
+    """
 
     __tablename__ = "term_statistics"
 
-    corpus: Mapped[str] = mapped_column(Text, ForeignKey(CorpusStatistics.corpus, ondelete="CASCADE"), primary_key=True)
+    corpus: Mapped[str] = mapped_column(primary_key=True)
     lexeme: Mapped[str] = mapped_column(primary_key=True)
     document_count: Mapped[int] = mapped_column(BigInteger)
 

@@ -12,7 +12,6 @@ from sqlalchemy import (
     cast,
     delete,
     func,
-    literal,
     literal_column,
     or_,
     select,
@@ -62,7 +61,7 @@ async def _refresh(session: AsyncSession, *, model: type[Any], corpus: str) -> S
     name = f"llmstack:statistics:{await session.run_sync(schema_of)}:{corpus}"
     if not await session.scalar(select(func.pg_try_advisory_xact_lock(func.hashtextextended(name, 0)))):
         return None
-    # Terms need the row of their corpus, and while they are read others may go on counting changes in it.
+    # While terms are read others may go on counting changes in the row of the corpus.
     begun = insert(CorpusStatistics).values(corpus=corpus, row_count=0, average_length=0.0, sampled_share=1.0)
     await session.execute(begun.on_conflict_do_nothing())
     counted = select(CorpusStatistics.changed_rows).where(CorpusStatistics.corpus == corpus)
@@ -105,32 +104,26 @@ async def _average_length(session: AsyncSession, model: type[Any], rows: int) ->
 
 
 async def _put_terms(session: AsyncSession, corpus: str, sample: str, share: float) -> None:
-    """Replace what differs."""
+    """Replace what differs. The lock of the corpus keeps everybody else from its terms."""
     stat = func.ts_stat(sample).table_valued("word", "ndoc", "nentry", name="stat")
-    counted = (
-        select(
-            stat.c.word,
-            stat.c.ndoc,
-            func.starts_with(stat.c.word, _OWNER_PREFIX).label("is_owner"),
-        )
-        .cte("counted")
+    fresh = (
+        select(stat.c.word, cast(func.ceil(stat.c.ndoc / cast(share, Float)), BigInteger).label("rows"))
+        .where(or_(stat.c.ndoc > 1, func.starts_with(stat.c.word, _OWNER_PREFIX)))
+        .cte("fresh")
         .prefix_with("MATERIALIZED")
     )
-    kept = or_(counted.c.is_owner, counted.c.ndoc > 1)
-    statement = insert(TermStatistics).from_select(
-        ["corpus", "lexeme", "document_count"],
-        select(
-            cast(corpus, Text),
-            counted.c.word,
-            cast(func.ceil(counted.c.ndoc / cast(share, Float)), BigInteger),
-        ).where(kept),
+    of_corpus = TermStatistics.corpus == corpus
+    known = select(TermStatistics.lexeme).where(of_corpus).cte("known").prefix_with("MATERIALIZED")
+    changed = (
+        update(TermStatistics)
+        .where(of_corpus, TermStatistics.lexeme == fresh.c.word, TermStatistics.document_count != fresh.c.rows)
+        .values(document_count=fresh.c.rows)
+        .cte("changed")
     )
-    fresh = statement.excluded.document_count
-    written = statement.on_conflict_do_update(
-        index_elements=[TermStatistics.corpus, TermStatistics.lexeme],
-        set_={"document_count": fresh},
-        where=TermStatistics.document_count != fresh,
-    ).cte("written")
-    still_there = select(counted.c.word).where(counted.c.word == TermStatistics.lexeme, kept).exists()
-    gone = delete(TermStatistics).where(TermStatistics.corpus == corpus, ~still_there).cte("gone")
-    await session.execute(select(literal(1)).add_cte(written, gone))
+    is_fresh = select(fresh.c.word).where(fresh.c.word == TermStatistics.lexeme).exists()
+    gone = delete(TermStatistics).where(of_corpus, ~is_fresh).cte("gone")
+    is_known = select(known.c.lexeme).where(known.c.lexeme == fresh.c.word).exists()
+    # In order, so that one page of the index after another is filled.
+    new = select(cast(corpus, Text), fresh.c.word, fresh.c.rows).where(~is_known).order_by(fresh.c.word)
+    added = insert(TermStatistics).from_select(["corpus", "lexeme", "document_count"], new)
+    await session.execute(added.add_cte(changed, gone), execution_options={"synchronize_session": False})

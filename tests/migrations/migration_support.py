@@ -136,6 +136,12 @@ async def role(server_url: str, *, options: str = "LOGIN PASSWORD 'secret'") -> 
         await servers.execute(server_url, f"DROP ROLE {quote(name)}")
 
 
+async def rows(engine: AsyncEngine, statement: str) -> list[Any]:
+    """What a query gives."""
+    async with engine.connect() as connection:
+        return [tuple(row) for row in await connection.execute(text(statement))]
+
+
 async def execute(engine: AsyncEngine, *statements: str) -> None:
     """Run statements in one transaction."""
     async with engine.begin() as connection:

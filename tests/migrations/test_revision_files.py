@@ -28,6 +28,7 @@ LANDED = {
     "kernel_0004_rename_judged_rows": "3fddb0a537d17d06",
     "kernel_0005_rename_logged_hits": "f46c0fda73cdfb7c",
     "kernel_0006_read_further_words": "cabf127faff1cf57",
+    "kernel_0007_leave_terms_unchecked": "9a0204a8a5821632",
     "documents_0001_create_documents": "e116d2942733f33e",
     "documents_0002_leave_vectors_unanalyzed": "af452ba2346ed2cc",
     "documents_0003_depend_on_lexical_query": "d446ae8d0f3c07e0",

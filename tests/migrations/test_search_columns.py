@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from migration_support import catalog, execute, fill
-from sqlalchemy import text
+from migration_support import catalog, execute, fill, rows
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from llmstack.db import migrate
@@ -25,11 +22,6 @@ MEASURED = """
 INSERT INTO shop.corpus_statistics (corpus, row_count, average_length, sampled_share, bm25_k1)
 VALUES ('documents', 1, 1, 1, {k1})
 """
-
-
-async def rows(engine: AsyncEngine, statement: str) -> list[Any]:
-    async with engine.connect() as connection:
-        return [tuple(row) for row in await connection.execute(text(statement))]
 
 
 async def test_rows_are_not_written_on_the_way_up_and_are_the_same_after_the_way_down(engine: AsyncEngine) -> None:

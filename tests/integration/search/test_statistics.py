@@ -116,9 +116,11 @@ async def test_two_corpora_of_one_schema_have_statistics_of_their_own(llmstack_s
     await add_passages(llmstack_service, PASSAGES)
     await refresh(llmstack_service)
     await llmstack_service.transaction(lambda session: refresh_statistics(session, model=Chunk, corpus="another"))
+    assert await counts_of(llmstack_service, "another") == expected_counts(PASSAGES)
     async with llmstack_service.session() as session:
-        await session.execute(text("DELETE FROM llmstack.corpus_statistics WHERE corpus = 'another'"))
+        await session.execute(text("DELETE FROM llmstack.chunks"))
         await session.commit()
+    await llmstack_service.transaction(lambda session: refresh_statistics(session, model=Chunk, corpus="another"))
     assert await counts_of(llmstack_service, "another") == {}
     assert await counts_of(llmstack_service) == expected_counts(PASSAGES)
 
