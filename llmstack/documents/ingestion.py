@@ -29,6 +29,10 @@ from .writer import Written, require_unchanged, write_documents
 BATCH_DOCUMENTS = 500
 BATCH_CHARACTERS = 1_000_000
 SINGLE_FAILURES = 3
+WRITERS = 2
+"""Transactions that write a batch at once, on a connection each: the server's work on a row is the most of it."""
+WRITER_CHUNKS = 100
+"""What is smaller for each is written by one."""
 ROUNDS_AT_ONCE = 2
 """Batches that each slot of `embedding_concurrency` embeds before their vectors are packed."""
 
@@ -126,7 +130,10 @@ class Ingestion:
         for group in batch.groups:
             prepared, batch.first = batch.first, None
             prepared = prepared or await self._prepare(group, rechunked=base is not None)
-            await self._write(prepared.changed, prepared.vectors, prepared.space, base)
+            if base is None:
+                await self._write_shares(prepared)
+            else:
+                await self._write(prepared.changed, prepared.vectors, prepared.space, base)
         batch.stored.set()
 
     async def _space(self) -> tuple[Space | None, str | None]:
@@ -198,6 +205,17 @@ class Ingestion:
             vectors = await self.embeddings.embed(part, space=space)
             packed.update(zip(part, (array("f", vector) for vector in vectors), strict=True))
         return {key: packed[text] for key, text in texts.items()}
+
+    async def _write_shares(self, prepared: Prepared) -> None:
+        """Write documents of distinct identities by several transactions at once."""
+        shares = prepared.shares(WRITERS, at_least=WRITER_CHUNKS)
+        writing = [self._write(share, prepared.vectors, prepared.space, None) for share in shares]
+        for share, error in zip(shares, await asyncio.gather(*writing, return_exceptions=True), strict=True):
+            if isinstance(error, DatabaseUnavailable):
+                # Where there is no second connection, its turn comes with the first one's release.
+                await self._write(share, prepared.vectors, prepared.space, None)
+            elif error is not None:
+                raise error
 
     async def _write(
         self,

@@ -98,6 +98,18 @@ class Prepared:
     vectors: dict[bytes, Sequence[float]]
     space: Space | None
 
+    def shares(self, most: int, *, at_least: int) -> list[list[Item]]:
+        """The documents in order, in up to so many shares of about as many chunks; fewer where they would be small."""
+        sizes = [len(item.prepared.chunks) if item.prepared is not None else 0 for item in self.changed]
+        count = max(1, min(most, sum(sizes) // at_least))
+        size = sum(sizes) / count
+        found: list[list[Item]] = [[] for _ in range(count)]
+        before = 0
+        for item, chunks in zip(self.changed, sizes, strict=True):
+            found[min(count - 1, int(before / size) if size else 0)].append(item)
+            before += chunks
+        return [share for share in found if share]
+
 
 def distinct(items: Sequence[Item]) -> list[list[Item]]:
     """Groups in which no identity comes twice, in order: the last of a repeated identity wins."""

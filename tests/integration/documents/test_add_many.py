@@ -59,12 +59,12 @@ async def _at_rest(stack: LLMStack, tasks: set[asyncio.Task[Any]]) -> None:
     assert pool.checkedout() == 0
 
 
-async def _waits(stack: LLMStack, lock: str) -> None:
+async def _waits(stack: LLMStack, lock: str, *, backends: int = 1) -> None:
     """Wait until somebody in the server waits for this kind of lock."""
     statement = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ :lock")
     for _ in range(500):
         async with stack.service.session() as session:
-            if await session.scalar(statement, {"lock": lock}):
+            if await session.scalar(statement, {"lock": lock}) >= backends:
                 return
         await asyncio.sleep(0.01)
     raise AssertionError(f"nobody waits for {lock}")
@@ -450,10 +450,41 @@ async def test_an_identity_that_comes_again_unchanged_is_not_written_again(
     assert len([content for content in words.texts if "a few words" in content]) == 1
 
 
+END_ONE = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE wait_event_type = 'Lock' AND query ~ 'INSERT INTO llmstack.documents' LIMIT 1
+"""
+
+
+async def test_a_batch_is_written_by_two_transactions_at_once(stack: LLMStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingestion, "WRITER_CHUNKS", 1)
+    async with stack.service.session() as session:
+        await session.execute(text("LOCK TABLE llmstack.documents IN EXCLUSIVE MODE"))
+        running = asyncio.create_task(added(stack, plain(20)))
+        await _waits(stack, "INSERT INTO llmstack.documents", backends=2)
+    results = await running
+    assert [(result.id_at_origin, result.error) for result in results] == [(f"d{number}", None) for number in range(20)]
+    assert await counted(stack, Document) == 20
+
+
+async def test_a_writer_whose_connection_is_lost_writes_again(stack: LLMStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingestion, "WRITER_CHUNKS", 1)
+    async with stack.service.session() as session:
+        await session.execute(text("LOCK TABLE llmstack.documents IN EXCLUSIVE MODE"))
+        running = asyncio.create_task(added(stack, plain(20)))
+        await _waits(stack, "INSERT INTO llmstack.documents", backends=2)
+        assert await session.scalar(text(END_ONE))
+    assert [result.error for result in await running] == [None] * 20
+    assert await counted(stack, Document) == 20
+    assert await half_documents(stack) == []
+
+
+@pytest.mark.parametrize("writer_chunks", [1, 100], ids=["two writers", "one writer"])
 async def test_one_connection_is_enough(
-    llmstack_database: Database, words: Words, monkeypatch: pytest.MonkeyPatch
+    llmstack_database: Database, words: Words, monkeypatch: pytest.MonkeyPatch, writer_chunks: int
 ) -> None:
     monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 5)
+    monkeypatch.setattr(ingestion, "WRITER_CHUNKS", writer_chunks)
     url = llmstack_database.engine.url.render_as_string(hide_password=False)
     settings = Settings(pool_size=1, max_overflow=0, pool_timeout=0.2)
     async with LLMStack(url, embedder=words.embedder(), settings=settings) as narrow:
@@ -504,6 +535,7 @@ async def test_cancelling_in_the_middle_leaves_no_task_and_no_connection(
     stack: LLMStack, words: Words, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     monkeypatch.setattr(ingestion, "BATCH_DOCUMENTS", 10)
+    monkeypatch.setattr(ingestion, "WRITER_CHUNKS", 1)
     await add(stack, "known")
     await stack.documents.settle()
     tasks = asyncio.all_tasks()
