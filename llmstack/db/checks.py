@@ -18,6 +18,8 @@ MAX_LIMIT = 1000
 """Rows of a page, or hits of a search."""
 MAX_OWNER_BYTES = 512
 """It stands in every key, beside ids of up to 1,500 bytes."""
+MAX_JSON_LEVELS = 200
+"""Objects and lists within one another: some Pythons read a thousand, and not all of them say so."""
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 """What PostgreSQL cannot hold in a text."""
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -105,9 +107,21 @@ def storable_json(value: Any) -> str:
         encoded = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValidationError("metadata", f"it is not JSON: {error}") from None
+    # Only now: what is endless is refused by its encoding.
+    if _levels(value, MAX_JSON_LEVELS + 1) > MAX_JSON_LEVELS:
+        raise ValidationError("metadata", f"it has more than {MAX_JSON_LEVELS} levels of objects and lists")
     if _ESCAPED_NUL.search(encoded):
         raise ValidationError("metadata", "it contains a NUL character, which PostgreSQL cannot store")
     return check_text("metadata", encoded)
+
+
+def _levels(value: Any, most: int) -> int:
+    """How deep objects and lists are nested, counted up to `most`."""
+    level, depth = [value], 0
+    while depth < most and (level := [one for one in level if isinstance(one, dict | list | tuple)]):
+        depth += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return depth
 
 
 def any_of(column: Any, values: Sequence[Any]) -> ColumnElement[bool]:

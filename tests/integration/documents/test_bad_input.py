@@ -31,6 +31,15 @@ DEEP: dict[str, Any] = {}
 for _ in range(5000):
     DEEP = {"a": DEEP}
 
+ENDLESS: dict[str, Any] = {}
+ENDLESS["a"] = [ENDLESS, ENDLESS]
+
+
+def nested(levels: int) -> list[Any]:
+    """Lists within one another."""
+    return [nested(levels - 1)] if levels > 1 else []
+
+
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("owner_id", {"owner_id": ""}),
     ("owner_id", {"owner_id": " \n"}),
@@ -60,6 +69,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("metadata", {"metadata": {LONE: 1}}),
     ("metadata", {"metadata": {"a": dt.datetime.now(dt.UTC)}}),
     ("metadata", {"metadata": DEEP}),
+    ("metadata", {"metadata": {"a": nested(200)}}),
+    ("metadata", {"metadata": ENDLESS}),
     ("metadata", {"metadata": {"a": 10**5000}}),
     ("metadata", {"metadata": {"a": "x" * 10_000_000}}),
     ("chunking", {"chunking": "by hand"}),
@@ -92,6 +103,13 @@ async def test_nul_and_lone_surrogates_are_cleaned_out_of_a_text_and_that_is_sai
     assert text == "a lonely giraffe \U0001f600"
     again = await add(stack, "it", "a lonely giraffe \U0001f600")
     assert (again.unchanged, again.cleaned) == (True, False)
+
+
+async def test_metadata_may_have_two_hundred_levels(stack: LLMStack) -> None:
+    result = await add(stack, "it", metadata={"a": nested(199)})
+    assert result.document is not None
+    stored = await stack.documents.get(owner_id="acme", document_id=result.document.id)
+    assert stored.metadata_ == {"a": nested(199)}
 
 
 async def test_metadata_may_speak_of_escapes(stack: LLMStack) -> None:
@@ -249,6 +267,8 @@ async def test_a_filter_with_bad_values_is_refused_by_its_name(stack: LLMStack) 
         ("metadata", {"metadata": {"a": {"$in": 5}}}),
         ("metadata", {"metadata": {"a": float("nan")}}),
         ("metadata", {"metadata": DEEP}),
+        ("metadata", {"metadata": {"a": nested(201)}}),
+        ("metadata", {"metadata": ENDLESS}),
     ]
     for field, given in cases:
         for work in (

@@ -27,7 +27,7 @@ async def contexts(stack: LLMStack) -> list[str]:
     ("id_at_origin", "name", "expected"),
     [
         ("guide", "The Guide", ["The Guide > Care", "The Guide > Repair"]),
-        (str(uuid.uuid4()), None, ["Care", "Repair"]),
+        ("99417a81-7ebf-4d2a-b815-e20f3aa01104", None, ["Care", "Repair"]),
         ("docs/kettle_care-2.md", None, ["docs kettle care > Care", "docs kettle care > Repair"]),
         ("/home/ann/docs/kettleCare.md", None, ["docs kettleCare > Care", "docs kettleCare > Repair"]),
         ("4711", "", ["Care", "Repair"]),
