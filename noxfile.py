@@ -1,4 +1,4 @@
-"""What a developer runs: `nox -s demo tests lint types matrix floor pythons rerank wheel bench revision`."""
+"""What a developer runs: `nox -s demo tests lint types newest matrix floor pythons rerank wheel bench revision`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ TEST_TOOLS = (
     "pytest>=8.2",
     "pytest-alembic>=0.12",
     "pytest-asyncio>=0.24",
+    "pytest-xdist>=3.6",
 )
+AT_ONCE = ("--numprocesses", "2")
+"""Processes of tests, each with a server of its own."""
+FAST = ("tests/unit", "tests/integration/db", "tests/integration/search")
+"""What a later Python may break first, in a few minutes."""
 LINT_TOOLS = ("import-linter>=2.1", "ruff>=0.9")
 TYPE_TOOLS = ("mypy>=1.15", "types-psutil")
 
@@ -32,7 +37,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run every test on an embedded PostgreSQL 18."""
     session.install("-e", ".[all]", *TEST_TOOLS, *LINT_TOOLS, "hatchling", "build")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *AT_ONCE, *session.posargs)
 
 
 @nox.session
@@ -61,21 +66,28 @@ def matrix(session: nox.Session, sqlalchemy: str, postgres: str) -> None:
     session.install(
         "-e", ".[all]", *TEST_TOOLS, *LINT_TOOLS, "hatchling", "build", f"sqlalchemy[asyncio]~={sqlalchemy}.0"
     )
-    session.run("pytest", *session.posargs, env={"LLMSTACK_TEST_POSTGRES_VERSION": postgres})
+    session.run("pytest", *AT_ONCE, *session.posargs, env={"LLMSTACK_TEST_POSTGRES_VERSION": postgres})
 
 
 @nox.session
 def floor(session: nox.Session) -> None:
     """Run the tests on the oldest SQLAlchemy that is supported."""
     session.install("-e", ".[all]", *TEST_TOOLS, *LINT_TOOLS, "hatchling", "build", "sqlalchemy[asyncio]==2.0.53")
-    session.run("pytest", *(session.posargs or ("tests/unit", "tests/integration")))
+    session.run("pytest", *AT_ONCE, *(session.posargs or ("tests/unit", "tests/integration")))
 
 
 @nox.session(python=["3.12", "3.13"])
 def pythons(session: nox.Session) -> None:
     """Run the tests on each later Python that is supported."""
     session.install("-e", ".[all]", *TEST_TOOLS, *LINT_TOOLS, "hatchling", "build")
-    session.run("pytest", *(session.posargs or ("tests/unit", "tests/integration")))
+    session.run("pytest", *AT_ONCE, *(session.posargs or ("tests/unit", "tests/integration")))
+
+
+@nox.session(python="3.13")
+def newest(session: nox.Session) -> None:
+    """Run the fast part of the tests on the newest Python that is supported."""
+    session.install("-e", ".[all]", *TEST_TOOLS, *LINT_TOOLS, "hatchling", "build")
+    session.run("pytest", *AT_ONCE, *(session.posargs or FAST))
 
 
 @nox.session

@@ -143,8 +143,9 @@ async def _run(
             async with _alembic_turn():
                 if verb is command.upgrade:
                     await refuse_strangers(connection, schema, targets=targets, applied=before)
-                await connection.rollback()
                 for target in targets:
+                    # Alembic leaves to the caller what it finds begun: nothing of the next target would be committed.
+                    await connection.rollback()
                     await connection.run_sync(_call, verb, (target,), schema, settings)
             await connection.rollback()
             return before != await applied_revisions(connection, schema)

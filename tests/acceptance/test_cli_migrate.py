@@ -7,7 +7,7 @@ from cli_support import CommandLine
 from llmstack.db.schemas import quote
 from llmstack.testing import servers
 
-NEWEST = {"kernel": 6, "embeddings": 2, "documents": 5}
+NEWEST = {"kernel": 7, "embeddings": 2, "documents": 5}
 
 
 def test_a_schema_is_migrated_once_and_then_up_to_date(fresh: CommandLine) -> None:

@@ -101,6 +101,12 @@ def test_an_encrypted_pdf_says_so(write: Writer, tmp_path: Path) -> None:
         read_file(tmp_path / "b.pdf")
 
 
+def test_a_pdf_whose_pages_never_end_says_so(write: Writer) -> None:
+    endless = pdf_bytes("Leave").replace(b"/Kids [4 0 R]", b"/Kids [2 0 R]")
+    with pytest.raises(ValidationError, match=r"a\.pdf is not a readable PDF file: Detected cyclic page references"):
+        read_file(write("a.pdf", endless))
+
+
 @pytest.mark.parametrize("name", ["a.pdf", "a.docx"])
 @pytest.mark.parametrize("content", [b"no such format", b"PK\x03\x04broken", b"%PDF-1.4\nbroken"])
 def test_broken_files_are_named_with_the_reason(write: Writer, name: str, content: bytes) -> None:
