@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 from llmstack.errors import ValidationError
 
@@ -24,6 +26,12 @@ _MIME = {
     "odt": "application/vnd.oasis.opendocument.text",
     "rtf": "application/rtf",
 }
+_NAMESPACES = {
+    "p": "http://schemas.openxmlformats.org/presentationml/2006/main",
+    "a": "http://schemas.openxmlformats.org/drawingml/2006/main",
+}
+_NOTES = re.compile(r"ppt/notesSlides/notesSlide(\d+)\.xml")
+_NOTES_BODY = ".//p:sp/p:nvSpPr/p:nvPr/p:ph[@type='body']/../../.."
 _OLD_OR_ENCRYPTED = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _MEDIA = re.compile(
     r"\.(avi|bmp|emf|gif|jpe?g|m4[av]|mov|mp[34]|ogg|otf|png|tiff?|ttf|wav|webp|wmf|woff2?)$", re.IGNORECASE
@@ -65,10 +73,22 @@ def read_office(source: Source) -> SourceText:
             content_filter=ContentFilterConfig(strip_repeating_text=False),
         )
         found = extract_bytes_sync(data, _MIME[source.format], config=config)
-        title = found.metadata.get("title") or first_heading(found.content) or source.path.stem
+        text = "\n\n".join([found.content.strip(), *(_notes(source) if source.format == "pptx" else ())])
+        title = found.metadata.get("title") or first_heading(text) or source.path.stem
         language = found.metadata.get("language")
         document_type, metadata = DOCUMENT_TYPES[source.format], {"format": source.format}
-        return SourceText(found.content.strip(), document_type, str(title), language, metadata)
+        return SourceText(text, document_type, str(title), language, metadata)
+
+
+def _notes(source: Source) -> Iterator[str]:
+    """What the speaker notes to slides, which the library leaves out."""
+    with zipfile.ZipFile(source.path) as package:
+        numbers = {name: int(match[1]) for name in package.namelist() if (match := _NOTES.fullmatch(name))}
+        for name in sorted(numbers, key=numbers.__getitem__):
+            for body in ElementTree.fromstring(package.read(name)).iterfind(_NOTES_BODY, _NAMESPACES):
+                lines = ["".join(line.itertext()).strip() for line in body.iterfind(".//a:p", _NAMESPACES)]
+                if written := "\n".join(line for line in lines if line):
+                    yield f"Notes: {written}"
 
 
 def _check_package(source: Source) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +115,8 @@ def xlsx(path: Path, sheet: str, *rows: tuple[str | float, ...]) -> Path:
     )  # fmt: skip
 
 
-def pptx(path: Path, *slides: str) -> Path:
-    """A presentation with a box of text on each slide."""
+def pptx(path: Path, *slides: str, notes: Sequence[str] = ()) -> Path:
+    """A presentation with a box of text on each slide, and notes."""
     main, draw = (f"http://schemas.openxmlformats.org/{one}/2006/main" for one in ("presentationml", "drawingml"))
     names = f'xmlns:p="{main}" xmlns:a="{draw}" xmlns:r="{_OFFICE}/relationships"'
     ids = "".join(f'<p:sldId id="{256 + number}" r:id="rId{number}"/>' for number in range(1, len(slides) + 1))
@@ -124,6 +124,13 @@ def pptx(path: Path, *slides: str) -> Path:
         f"ppt/slides/slide{number}.xml": f"<p:sld {names}><p:cSld><p:spTree><p:sp><p:nvSpPr/><p:spPr/><p:txBody>"
         f"<a:p><a:r><a:t>{text}</a:t></a:r></a:p></p:txBody></p:sp></p:spTree></p:cSld></p:sld>"
         for number, text in enumerate(slides, start=1)
+    }
+    parts |= {
+        f"ppt/notesSlides/notesSlide{number}.xml": f"<p:notes {names}><p:cSld><p:spTree><p:sp><p:nvSpPr><p:nvPr>"
+        f'<p:ph type="{kind}"/></p:nvPr></p:nvSpPr><p:txBody><a:p><a:r><a:t>{text}</a:t></a:r></a:p></p:txBody></p:sp>'
+        "</p:spTree></p:cSld></p:notes>"
+        for number, note in enumerate(notes, start=1)
+        for kind, text in [note.split(": ")]
     }
     links = {f"rId{number}": ("slide", f"slides/slide{number}.xml") for number in range(1, len(slides) + 1)}
     whole = f"<p:presentation {names}><p:sldIdLst>{ids}</p:sldIdLst></p:presentation>"

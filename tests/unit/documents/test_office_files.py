@@ -19,6 +19,13 @@ def test_a_presentation_is_read_slide_by_slide(tmp_path: Path) -> None:
     assert (source.document_type, source.metadata) == ("presentation", {"format": "pptx"})
 
 
+def test_the_speakers_notes_are_read_and_page_numbers_are_not(tmp_path: Path) -> None:
+    notes = ["body: Say hello", "sldNum: 2", *["body: and so on"] * 7, "body: Say goodbye"]
+    source = read_file(pptx(tmp_path / "a.pptx", "Slide", notes=notes))
+    blocks = source.text.split("\n\n")
+    assert blocks[1:] == ["Notes: Say hello", *["Notes: and so on"] * 7, "Notes: Say goodbye"]
+
+
 def test_a_spreadsheet_becomes_tables(tmp_path: Path) -> None:
     source = read_file(xlsx(tmp_path / "a.xlsx", "Prices", ("name", "price"), ("Kettle", 39.5), ("Pot", 7)))
     assert source.text == "## Prices\n\n| name | price |\n| --- | --- |\n| Kettle | 39.5 |\n| Pot | 7 |"
