@@ -151,8 +151,9 @@ def described_outcomes(outcomes: Sequence[FileOutcome]) -> list[Any]:
     if failed:
         shown.append(table(["", "file", "why"], [(_styled(one), one.name, one.note) for one in failed]))
     totals = ", ".join(f"{number:,} {name}" for name, number in counts(outcomes).items())
-    read = counted(len({one.path for one in outcomes}), "file")
-    if any(one.part for one in outcomes):
+    files = len({one.path for one in outcomes})
+    read = counted(files, "file")
+    if files < len(outcomes):
         read += f" with {counted(len(outcomes), 'document')}"
     return [*shown, Text(f"{read}: {totals or 'nothing to read'}", style="bold")]
 

@@ -83,7 +83,8 @@ class FileReading:
         if self.chunking not in CHUNKING_STRATEGIES:
             known = ", ".join(CHUNKING_STRATEGIES)
             raise ValidationError("chunking", f"{self.chunking!r} is unknown; use one of {known}")
-        return list(walk(paths, passed_over=self.pass_over, follow_links=self.follow_links))
+        found = walk(paths, passed_over=self.pass_over, follow_links=self.follow_links, encoding=self.encoding)
+        return list(found)
 
     def pass_over(self, path: Path, kind: str) -> None:
         """Note a file that is not read."""

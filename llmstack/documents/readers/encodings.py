@@ -17,8 +17,10 @@ _RIVALS = 0.7
 _USUAL = "cp1252"
 
 
-def is_binary(head: bytes) -> bool:
-    """Tell by the first bytes of a file whether it is no text."""
+def is_binary(head: bytes, encoding: str | None = None) -> bool:
+    """Tell by the first bytes of a file whether it is no text, of that encoding where one is named."""
+    if encoding is not None and b"\0" in "a".encode(encoding):
+        return False
     return not head.startswith(tuple(bom for bom, _ in BOMS)) and not _NEVER_IN_TEXT.isdisjoint(head)
 
 

@@ -36,7 +36,7 @@ def encoding_of(encoding: str) -> dict[str, Any]:
 
 def _decoded(source: Source) -> tuple[str, dict[str, Any]]:
     data = source.read()
-    if source.encoding is None and is_binary(data[:4096]):
+    if is_binary(data[:4096], source.encoding):
         raise ValidationError("path", f"{source.name} is binary, not text")
     text, encoding = decode(data, source.encoding)
     return text, encoding_of(encoding)

@@ -18,24 +18,27 @@ PassedOver = Callable[[Path, str], None]
 """Is told the file, and of which kind it is: a suffix, or a few words."""
 
 
-def walk(paths: Iterable[Path], *, passed_over: PassedOver, follow_links: bool = False) -> Iterator[Path]:
+def walk(
+    paths: Iterable[Path], *, passed_over: PassedOver, follow_links: bool = False, encoding: str | None = None
+) -> Iterator[Path]:
     """Give the readable files under the paths, each once, sorted by name within each path.
 
     A file that is named outright is given whatever it is. Hidden and generated folders, hidden files and virtual
     environments are left out; of every other file that is not given `passed_over` is told. A link to a file in the
     named folder is that file; links that leave it, and links to folders, are followed with `follow_links` alone.
+    What is text is told by its `encoding`, where one is named.
     """
     seen: set[Path] = set()
     for path in paths:
         if not path.exists():
             raise ValidationError("path", f"{path} does not exist")
-        for file in _files(path, passed_over, follow_links) if path.is_dir() else [path]:
+        for file in _files(path, passed_over, follow_links, encoding) if path.is_dir() else [path]:
             if (real := file.resolve()) not in seen:
                 seen.add(real)
                 yield file
 
 
-def _files(folder: Path, passed_over: PassedOver, follow_links: bool) -> Iterator[Path]:
+def _files(folder: Path, passed_over: PassedOver, follow_links: bool, encoding: str | None) -> Iterator[Path]:
     root = folder.resolve()
     seen = {root}
     for current, folders, names in os.walk(folder, followlinks=follow_links):
@@ -44,7 +47,7 @@ def _files(folder: Path, passed_over: PassedOver, follow_links: bool) -> Iterato
         for name in sorted(names):
             if name.startswith("."):
                 continue
-            reason = _reason(here / name, root, follow_links)
+            reason = _reason(here / name, root, follow_links, encoding)
             if reason is None:
                 yield here / name
             else:
@@ -65,7 +68,7 @@ def _is_entered(folder: Path, passed_over: PassedOver, follow_links: bool, seen:
     return is_new
 
 
-def _reason(file: Path, root: Path, follow_links: bool) -> str | None:
+def _reason(file: Path, root: Path, follow_links: bool, encoding: str | None) -> str | None:
     """Why the file is passed over, None for one to read."""
     if not file.exists():
         return "link to nothing"
@@ -76,16 +79,16 @@ def _reason(file: Path, root: Path, follow_links: bool) -> str | None:
     found = format_of(file)
     if found is None:
         return file.suffix.lower() or "without a known name"
-    return _reason_within(file, found)
+    return _reason_within(file, found, encoding)
 
 
-def _reason_within(file: Path, found: str) -> str | None:
+def _reason_within(file: Path, found: str, encoding: str | None) -> str | None:
     """Look at the size and the first bytes; a file that cannot be opened is left to its reader."""
     with contextlib.suppress(OSError):
         if not file.stat().st_size:
             return "empty"
         if found in TEXTUAL:
             with file.open("rb") as opened:
-                if is_binary(opened.read(4096)):
+                if is_binary(opened.read(4096), encoding):
                     return f"{file.suffix.lower() or file.name} that is binary"
     return None

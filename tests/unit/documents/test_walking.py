@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from file_support import Writer
+from file_support import Writer, read_file
 
 from llmstack.documents.readers import sources, walk
 from llmstack.errors import ValidationError
@@ -82,6 +82,20 @@ def test_walk_gives_a_named_file_once_and_whatever_it_is(write: Writer, tmp_path
     assert walked(odd, odd) == (["a.xyz"], {})
     with pytest.raises(ValidationError, match="does not exist"):
         walked(tmp_path / "none")
+
+
+def test_what_is_text_is_told_by_the_encoding_that_is_named(write: Writer, tmp_path: Path) -> None:
+    write("wide.txt", "Grüße".encode("utf-16-le"))
+    write("binary.txt", b"\x00\x01\x02")
+    paths = [tmp_path]
+    told: list[Path] = []
+    found = list(walk(paths, passed_over=lambda path, kind: told.append(path), encoding="cp1252"))
+    assert (found, [path.name for path in told]) == ([], ["binary.txt", "wide.txt"])
+    found = list(walk(paths, passed_over=lambda path, kind: None, encoding="utf-16-le"))
+    assert [path.name for path in found] == ["binary.txt", "wide.txt"]
+    assert read_file(tmp_path / "wide.txt", encoding="utf-16-le").text == "Grüße"
+    with pytest.raises(ValidationError, match=r"binary\.txt is binary"):
+        read_file(tmp_path / "binary.txt", encoding="cp1252")
 
 
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
