@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from llmstack.errors import ValidationError
 
@@ -73,7 +71,7 @@ async def read_apart(source: Source, *, seconds: float) -> SourceText:
 
 
 @contextlib.contextmanager
-def _ended(source: Source, seconds: float, broken: type[Exception]) -> Any:
+def _ended(source: Source, seconds: float, broken: type[Exception]) -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
@@ -87,5 +85,8 @@ def _ended(source: Source, seconds: float, broken: type[Exception]) -> Any:
 def _prepare() -> None:
     """Bound what the process of this call may take; does nothing the second time."""
     sys.setrecursionlimit(_NESTING)
-    with contextlib.suppress(OSError, ValueError):
+    # Not every system has such limits, or lets them be set.
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))

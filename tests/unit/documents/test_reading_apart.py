@@ -25,7 +25,7 @@ async def test_what_is_parsed_is_parsed_by_another_process(write: Writer) -> Non
 
 
 def endless_pdf() -> bytes:
-    """A page whose content takes minutes to read."""
+    """A page whose content takes many seconds to read."""
     return pdf_bytes(") Tj (a" * 400_000)
 
 
