@@ -130,10 +130,7 @@ class Ingestion:
         for group in batch.groups:
             prepared, batch.first = batch.first, None
             prepared = prepared or await self._prepare(group, rechunked=base is not None)
-            if base is None:
-                await self._write_shares(prepared)
-            else:
-                await self._write(prepared.changed, prepared.vectors, prepared.space, base)
+            await self._write_shares(prepared, base)
         batch.stored.set()
 
     async def _space(self) -> tuple[Space | None, str | None]:
@@ -206,9 +203,12 @@ class Ingestion:
             packed.update(zip(part, (array("f", vector) for vector in vectors), strict=True))
         return {key: packed[text] for key, text in texts.items()}
 
-    async def _write_shares(self, prepared: Prepared) -> None:
-        """Write documents of distinct identities by several transactions at once."""
+    async def _write_shares(self, prepared: Prepared, base: Document | None) -> None:
+        """Write documents of distinct identities, by several transactions at once where they are many."""
         shares = prepared.shares(WRITERS, at_least=WRITER_CHUNKS)
+        if len(shares) < 2:
+            await self._write(prepared.changed, prepared.vectors, prepared.space, base)
+            return
         writing = [self._write(share, prepared.vectors, prepared.space, None) for share in shares]
         for share, error in zip(shares, await asyncio.gather(*writing, return_exceptions=True), strict=True):
             if isinstance(error, DatabaseUnavailable):

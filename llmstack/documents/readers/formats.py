@@ -34,8 +34,7 @@ PLAIN = frozenset({"text", "code", "markdown"})
 TEXTUAL = PLAIN | {"html", "email", "mbox", "notebook", "rtf"}
 """Formats in which no binary file begins."""
 
-DOCUMENT_TYPES = {
-    "mbox": "email",
+TYPES_OF_FORMATS = {
     "pptx": "presentation",
     **dict.fromkeys(("notebook", "xlsx", "epub", "odt", "rtf"), "markdown"),
 }

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .encodings import decode
-from .formats import DOCUMENT_TYPES
+from .formats import TYPES_OF_FORMATS
 from .needs import explained
 from .plain import first_heading
 from .sources import Source, SourceText
@@ -21,7 +21,7 @@ def read_notebook(source: Source) -> SourceText:
         language = described.get("language_info", {}).get("name") or described.get("kernelspec", {}).get("language", "")
         text = "\n\n".join(block for cell in _cells(notebook) if (block := _block(cell, language)))
         title = described.get("title") or first_heading(text) or source.path.stem
-        return SourceText(text, DOCUMENT_TYPES["notebook"], str(title), metadata={"format": "ipynb"})
+        return SourceText(text, TYPES_OF_FORMATS["notebook"], str(title), metadata={"format": "ipynb"})
 
 
 def _cells(notebook: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 from llmstack.errors import ValidationError
 
-from .formats import DOCUMENT_TYPES
+from .formats import TYPES_OF_FORMATS
 from .needs import explained, needed
 from .plain import first_heading
 from .sources import Source, SourceText, check_size
@@ -76,7 +76,7 @@ def read_office(source: Source) -> SourceText:
         text = "\n\n".join([found.content.strip(), *(_notes(source) if source.format == "pptx" else ())])
         title = found.metadata.get("title") or first_heading(text) or source.path.stem
         language = found.metadata.get("language")
-        document_type, metadata = DOCUMENT_TYPES[source.format], {"format": source.format}
+        document_type, metadata = TYPES_OF_FORMATS[source.format], {"format": source.format}
         return SourceText(text, document_type, str(title), language, metadata)
 
 
