@@ -29,7 +29,7 @@ from uuid_utils.compat import uuid7
 
 from llmstack import LLMStack
 from llmstack.documents import DocumentInput
-from llmstack.documents.chunking import count_tokens
+from llmstack.providers.tokens import count_tokens
 from llmstack.search import stored_words
 
 from .corpora import Computed, Corpus, Generator

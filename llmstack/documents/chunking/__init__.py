@@ -9,7 +9,6 @@ from .pieces import Chunker as Chunker
 from .pieces import ChunkingConfig as ChunkingConfig
 from .pieces import ChunkPiece as ChunkPiece
 from .strategies import chunk as chunk
-from .tokens import count_tokens as count_tokens
 
 __all__ = [
     "CHUNKING_STRATEGIES",
@@ -19,5 +18,4 @@ __all__ = [
     "Chunker",
     "ChunkingConfig",
     "chunk",
-    "count_tokens",
 ]

@@ -11,8 +11,8 @@ from typing import Any
 
 from llmstack.errors import ValidationError
 
+from ...providers.tokens import count_tokens
 from .pieces import MAX_PIECE_TOKENS, Chunker, ChunkPiece
-from .tokens import count_tokens
 
 
 def custom_pieces(text: str, chunker: Chunker) -> list[ChunkPiece]:

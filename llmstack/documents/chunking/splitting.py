@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeAlias
 
-from .tokens import count_tokens
+from ...providers.tokens import count_tokens
 
 Span: TypeAlias = tuple[int, int]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from llmstack.errors import ValidationError
 
+from ...providers.tokens import count_tokens
 from .custom import custom_pieces
 from .pieces import (
     CHUNKING_STRATEGIES,
@@ -21,7 +22,6 @@ from .pieces import (
 )
 from .splitting import Span, spans, trimmed
 from .structure import Part, Sections, chat_turns, email_parts, markdown_sections, with_bodies
-from .tokens import count_tokens
 
 _MARKDOWN = frozenset({"markdown", "html", "docx"})
 _PERHAPS_MARKDOWN = frozenset(DOCUMENT_TYPES) - _MARKDOWN - {"text", "code", "email", "chat"}

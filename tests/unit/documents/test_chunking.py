@@ -19,10 +19,10 @@ from llmstack.documents.chunking import (
     ChunkingConfig,
     ChunkPiece,
     chunk,
-    count_tokens,
-    tokens,
 )
 from llmstack.errors import ValidationError
+from llmstack.providers import tokens
+from llmstack.providers.tokens import count_tokens
 
 PROSE = " ".join(f"Sentence number {number} speaks of parental leave and of its cost." for number in range(400))
 HANDBOOK = """---
