@@ -11,7 +11,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
-from pgvector.sqlalchemy import SPARSEVEC
 from sqlalchemy.dialects.postgresql import REAL, TSVECTOR
 
 from ..errors import ValidationError
@@ -20,6 +19,18 @@ from .schemas import qualified, quote
 from .triggers import searchable_triggers
 
 _DIMENSIONS = 2**28
+
+
+class _Sparsevec(sa.types.UserDefinedType[Any]):
+    """The type by the name of its schema, which need not be on the search path."""
+
+    cache_ok = True
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    def get_col_spec(self, **_: Any) -> str:
+        return f"{quote(self.place)}.sparsevec({_DIMENSIONS})"
 
 
 def searchable_columns(
@@ -31,6 +42,7 @@ def searchable_columns(
     them, and there are `further_words`.
     """
     _require(version, newest=2)
+    lexical = _Sparsevec(extension_schema())
     defaults = {"bm25_k1": "1.2", "bm25_b": "0.75", "bm25_average_length": "100.0", "bm25_context_weight": "1.0"}
     columns = [
         sa.Column("owner_id", sa.Text(), nullable=False),
@@ -46,7 +58,7 @@ def searchable_columns(
             *columns,
             sa.Column("further_words", sa.Text(), server_default="", nullable=False),
             sa.Column("search_vector", TSVECTOR()),
-            sa.Column("lexical", SPARSEVEC(_DIMENSIONS)),
+            sa.Column("lexical", lexical),
         ]
     document = f"{quote(llmstack_schema)}.search_document(owner_id, language, context, content)"
     if searchable is not None:
@@ -56,7 +68,7 @@ def searchable_columns(
     return [
         *columns,
         sa.Column("search_vector", TSVECTOR(), sa.Computed(document, persisted=True)),
-        sa.Column("lexical", SPARSEVEC(_DIMENSIONS), sa.Computed(weights, persisted=True)),
+        sa.Column("lexical", lexical, sa.Computed(weights, persisted=True)),
     ]
 
 

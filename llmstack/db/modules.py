@@ -2,5 +2,10 @@
 
 from __future__ import annotations
 
-MODULES = {"kernel": "db", "embeddings": "embeddings", "documents": "documents"}
+MODULES = {
+    "kernel": "db",
+    "embeddings": "embeddings",
+    "documents": "documents",
+    "conversations": "conversations",
+}
 """The branches, lowest first, and the packages that hold their models and revisions."""

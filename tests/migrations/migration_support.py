@@ -56,6 +56,7 @@ _CATALOG = {
 }
 _DOCUMENT, _CHUNK = "'00000000-0000-7000-8000-00000000000a'", "'00000000-0000-7000-8000-00000000000b'"
 _SEARCH = "'00000000-0000-7000-8000-00000000000c'"
+_THREAD, _MESSAGE, _SUMMARY = (f"'00000000-0000-7000-8000-00000000001{letter}'" for letter in "abc")
 _ROWS = (
     "INSERT INTO corpus_statistics VALUES ('chunks', 1, 2.0, 1.0)",
     "INSERT INTO term_statistics VALUES ('chunks', 'hare', 1)",
@@ -83,6 +84,25 @@ _ROWS = (
     f"""
     INSERT INTO chunk_embedding_jobs (owner_id, row_id, space_id)
     SELECT 'acme', {_CHUNK}, id FROM embedding_spaces""",
+    f"INSERT INTO threads (id, owner_id, id_at_origin, last_seq, message_count) VALUES ({_THREAD}, 'acme', '1', 1, 1)",
+    f"""
+    INSERT INTO messages (id, owner_id, thread_id, seq, role, content, content_hash)
+    VALUES ({_MESSAGE}, 'acme', {_THREAD}, 1, 'user', 'a hare', '')""",
+    f"""
+    INSERT INTO thread_summaries (id, owner_id, thread_id, first_seq, last_seq, token_count, content)
+    VALUES ({_SUMMARY}, 'acme', {_THREAD}, 1, 1, 2, 'of a hare')""",
+    *(
+        f"""
+    INSERT INTO {table}_embeddings (owner_id, row_id, space_id, embedding)
+    SELECT 'acme', {row}, id, '[1,2,3]' FROM embedding_spaces"""
+        for table, row in (("message", _MESSAGE), ("summary", _SUMMARY))
+    ),
+    *(
+        f"""
+    INSERT INTO {table}_embedding_jobs (owner_id, row_id, space_id)
+    SELECT 'acme', {row}, id FROM embedding_spaces"""
+        for table, row in (("message", _MESSAGE), ("summary", _SUMMARY))
+    ),
 )
 Catalog = dict[str, list[tuple[Any, ...]]]
 

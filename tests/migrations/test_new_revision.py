@@ -80,4 +80,4 @@ async def test_only_the_modules_own_tables_are_compared_and_no_schema_is_named(c
 def test_an_unknown_module_is_named_without_a_traceback(copy: Path) -> None:
     done = new_revision(copy, "unheard_of", "add language", url="postgresql://nowhere.invalid/x")
     assert done.returncode == 1
-    assert done.stderr == "there is no module 'unheard_of'; use one of kernel, embeddings, documents\n"
+    assert done.stderr == "there is no module 'unheard_of'; use one of kernel, embeddings, documents, conversations\n"

@@ -18,7 +18,7 @@ from llmstack.db.modules import MODULES
 FILES = [path for folder in version_locations() for path in sorted(Path(folder).glob("*.py"))]
 ALLOWED_IMPORTS = {
     "__future__", "alembic", "sqlalchemy", "sqlalchemy.dialects.postgresql", "pgvector.sqlalchemy",
-    "llmstack.db.revisions", "llmstack.db.schemas",
+    "llmstack.db.ddl", "llmstack.db.revisions", "llmstack.db.schemas",
 }  # fmt: skip
 
 LANDED = {
@@ -34,6 +34,7 @@ LANDED = {
     "documents_0003_depend_on_lexical_query": "d446ae8d0f3c07e0",
     "documents_0004_rename_embedding_jobs": "9534d85a9e993da2",
     "documents_0005_search_further_words": "3a9f302b5c597562",
+    "conversations_0001_create_threads": "85546ae032445212",
     "embeddings_0001_create_spaces": "9b650b5b7fe4304b",
     "embeddings_0002_add_space_columns": "27c4001b99702515",
 }
@@ -106,7 +107,7 @@ class TestEveryRevisionFile:
             assert order.index(module_of(dependency)) < order.index(module_of(revision.revision))
 
     def test_names_no_schema(self, path: Path) -> None:
-        assert not re.search(r"schema=|\bllmstack\.(?!db\.)\w+|\bpublic\.", path.read_text())
+        assert not re.search(r"(?<!llmstack_)schema=|\bllmstack\.(?!db\.)\w+|\bpublic\.", path.read_text())
 
 
 def test_foreign_keys_between_modules_follow_the_dependencies_of_branches() -> None:
@@ -126,7 +127,7 @@ def owner(table: str) -> str:
     for path in FILES:
         source = path.read_text()
         renamed = "rename_table" in source and f'"{table}"' in source
-        if renamed or re.search(rf'(create_table\(\s*"|CREATE TABLE ){table}\b', source):
+        if renamed or re.search(rf'(create_table\(\s*"|CREATE TABLE |vectors="|jobs="){table}\b', source):
             return module_of(script(path).revision)
     return pytest.fail(f"no revision creates {table}")
 

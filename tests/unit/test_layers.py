@@ -18,7 +18,7 @@ LAYERS: tuple[set[str], ...] = (
     {"cli"},
     {"stack"},
     {"testing"},
-    {"documents"},
+    {"documents", "conversations"},
     {"retrieval"},
     {"embeddings"},
     {"search"},

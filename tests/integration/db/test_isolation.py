@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
+from llmstack.conversations.models import Message, Thread, ThreadSummary
 from llmstack.db import (
     CorpusStatistics,
     Database,
@@ -100,6 +101,8 @@ def make_row(model: type[Any]) -> list[Any]:
         grade = SearchFeedback(search_id=search.id, row_id=uuid.uuid4(), owner_id="acme", unit="1", grade=1.0)
         return [search, grade] if model is SearchFeedback else [search]
     digest = hashlib.sha256(uuid.uuid4().bytes).digest()
+    if model in (Thread, Message, ThreadSummary):
+        return [*make_conversation(digest)[: (Thread, Message, ThreadSummary).index(model) + 1]]
     document = Document(
         owner_id="acme",
         id_at_origin=digest.hex(),
@@ -125,6 +128,13 @@ def make_row(model: type[Any]) -> list[Any]:
     return [document, chunk]
 
 
+def make_conversation(digest: bytes) -> list[Any]:
+    thread = Thread(owner_id="acme", id_at_origin=digest.hex(), last_seq=1, message_count=1)
+    message = Message(owner_id="acme", seq=1, role="user", content="a", content_hash=digest, thread=thread)
+    summary = ThreadSummary(owner_id="acme", first_seq=1, last_seq=1, token_count=1, content="a", thread=thread)
+    return [thread, message, summary]
+
+
 def make_book(model: type[Any]) -> list[Any]:
     author = Author(name="A")
     return [author, Book(title="B", author=author)] if model is Book else [author]
@@ -133,6 +143,7 @@ def make_book(model: type[Any]) -> list[Any]:
 async def test_our_models_pass_the_leak_suite(llmstack_database: Database) -> None:
     models = (
         CorpusStatistics, TermStatistics, LoggedSearch, SearchFeedback, StoredCalibration, Document, Chunk,
+        Thread, Message, ThreadSummary,
     )  # fmt: skip
     await assert_schema_isolation(llmstack_database, *models, make_row=make_row)
 
