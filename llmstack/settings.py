@@ -79,6 +79,7 @@ class Settings(BaseSettings):
     )
     keep_text: bool = Field(True, description="store the original text with the document")
     max_text_bytes: int = Field(50_000_000, ge=1, description="largest document text, in UTF-8 bytes")
+    max_message_bytes: int = Field(4_000_000, ge=1, description="largest content, or parts as JSON, of a message")
     max_metadata_bytes: int = Field(1_000_000, ge=2, description="largest metadata, in bytes of JSON")
     search_candidates: int = Field(100, ge=1, description="rows each leg hands to the fusion")
     lexical_budget: int = Field(2000, ge=1, description="estimated rows that the text leg may score")

@@ -10,6 +10,8 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from .conversations.embedding import EMBEDDED_MESSAGES, EMBEDDED_SUMMARIES
+from .conversations.service import ConversationService
 from .db.database import Database
 from .documents.embedding import EMBEDDED
 from .documents.service import DocumentService
@@ -25,7 +27,7 @@ from .settings import Settings
 
 
 class LLMStack:
-    """Documents, a host's corpora, and their embeddings in one schema. A host's engine is never closed."""
+    """Every domain and a host's corpora, with their embeddings, in one schema. A host's engine is never closed."""
 
     def __init__(
         self,
@@ -43,10 +45,18 @@ class LLMStack:
         own = self._embedder(embedder)
         # `none` switches vectors off, whatever else is named in the environment.
         others = [] if own is None and other_embedders is None else self._others(other_embedders)
-        self.embeddings = EmbeddingService(self.service, [EMBEDDED], own, self.settings, others)
+        self.embeddings = EmbeddingService(
+            self.service, [EMBEDDED, EMBEDDED_MESSAGES, EMBEDDED_SUMMARIES], own, self.settings, others
+        )
         self.search_log = SearchLog(self.service, self.settings)
         self.documents = DocumentService(self.service, self.embeddings, self.settings, self.search_log)
-        self.corpora: dict[str, CorpusService[Any, Any]] = {self.documents.corpus.name: self.documents}
+        self.conversations = ConversationService(self.service, self.embeddings, self.settings, self.search_log)
+        ours: tuple[CorpusService[Any, Any], ...] = (
+            self.documents,
+            self.conversations.messages,
+            self.conversations.summaries,
+        )
+        self.corpora: dict[str, CorpusService[Any, Any]] = {one.corpus.name: one for one in ours}
         for corpus in named_corpora(self.settings.corpora):
             self.corpus(corpus)
 
@@ -137,6 +147,7 @@ class LLMStack:
     async def close(self) -> None:
         """Finish background work and close what this object opened."""
         try:
+            await self.conversations.settle()
             for corpus in self.corpora.values():
                 await corpus.settle()
         finally:

@@ -94,10 +94,10 @@ def as_uuid(field: str, value: uuid.UUID | str) -> uuid.UUID:
         raise ValidationError(field, f"{value!r:.60} is not a UUID") from None
 
 
-def check_limit(limit: int, *, field: str = "limit", least: int = 1) -> int:
+def check_limit(limit: int, *, field: str = "limit", least: int = 1, most: int = MAX_LIMIT) -> int:
     """A number of rows that the server and the reader can bear."""
-    if not isinstance(limit, int) or isinstance(limit, bool) or not least <= limit <= MAX_LIMIT:
-        raise ValidationError(field, f"it must be from {least} to {MAX_LIMIT}, not {limit!r:.60}")
+    if not isinstance(limit, int) or isinstance(limit, bool) or not least <= limit <= most:
+        raise ValidationError(field, f"it must be from {least} to {most}, not {limit!r:.60}")
     return limit
 
 

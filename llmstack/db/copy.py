@@ -40,6 +40,7 @@ def _vector(item: str) -> Encoder:
 ENCODERS: dict[str, Encoder] = {
     "text": lambda value: value.encode(),
     "uuid": lambda value: value.bytes,
+    "boolean": struct.Struct(">?").pack,
     "integer": struct.Struct(">i").pack,
     "smallint": struct.Struct(">h").pack,
     "real": struct.Struct(">f").pack,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import select, tuple_
@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.checks import any_of
 from ..db.database import Service
+from ..db.streams import each_of
 from ..embeddings import EmbeddingService, Space
 from ..errors import DatabaseUnavailable, EmbeddingError, LLMStackError
 from ..settings import Settings
@@ -316,7 +317,7 @@ async def _batches(
     """Batches bounded in documents and characters; a larger document makes one by itself."""
     batch: list[DocumentInput] = []
     characters = 0
-    async for given in _each(inputs):
+    async for given in each_of(inputs):
         size = len(given.content) if isinstance(given.content, str) else 0
         if batch and characters + size > BATCH_CHARACTERS:
             yield batch
@@ -329,14 +330,3 @@ async def _batches(
             batch, characters = [], 0
     if batch:
         yield batch
-
-
-async def _each(
-    inputs: Iterable[DocumentInput] | AsyncIterable[DocumentInput],
-) -> AsyncIterator[DocumentInput]:
-    if isinstance(inputs, AsyncIterable):
-        async for given in inputs:
-            yield given
-    else:
-        for given in inputs:
-            yield given

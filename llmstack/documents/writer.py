@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, column, delete, func, select, update
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
+from ..db.arrays import given_rows, row_values
 from ..db.checks import any_of
 from ..db.copy import STATEMENT_ROWS, copy_rows
 from ..embeddings import Space
@@ -165,30 +166,21 @@ async def _put_documents(
         )
         for document in documents
     ]  # fmt: skip
-    names = map(_given, _DOCUMENT_COLUMNS)
-    # Not as values of the statement: the cache of compiled statements would keep the first texts alive.
-    given = {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    given = row_values(_DOCUMENT_COLUMNS, rows)
     found = await session.scalars(_put_statement(), given, execution_options=_PUT_OPTIONS)
     return {(row.owner_id, row.id_at_origin): row for row in found}
 
 
 @functools.cache
 def _put_statement() -> Any:
-    """Rows as one array for each column: the statement is the same for any number of them."""
-    columns = [Document.__table__.c[name] for name in _DOCUMENT_COLUMNS]
-    arrays = [bindparam(_given(target.name), type_=ARRAY(target.type)) for target in columns]
-    rows = func.unnest(*arrays).table_valued(*(column(target.name, target.type) for target in columns))
-    statement = insert(Document).from_select(_DOCUMENT_COLUMNS, select(*rows.render_derived().c))
+    rows = given_rows({name: Document.__table__.c[name].type for name in _DOCUMENT_COLUMNS})
+    statement = insert(Document).from_select(_DOCUMENT_COLUMNS, select(*rows.c))
     fresh = statement.excluded
     replaced = {name: fresh[name] for name in _DOCUMENT_COLUMNS if name not in ("id", "owner_id", "id_at_origin")}
     return statement.on_conflict_do_update(
         index_elements=[Document.owner_id, Document.id_at_origin],
         set_={**replaced, "updated_at": func.now(), "deleted_at": None},
     ).returning(Document)
-
-
-def _given(name: str) -> str:
-    return f"given_{name}"
 
 
 async def _stored_chunks(session: AsyncSession, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, dict[bytes, Row[Any]]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
@@ -26,7 +28,7 @@ MESSAGE_IS_SEARCHED = "NEW.deleted_at IS NULL AND NEW.content <> '' AND octet_le
 SUMMARY_IS_SEARCHED = "NEW.is_current AND NEW.deleted_at IS NULL"
 
 
-def moment(name: str, *, required: bool = True) -> sa.Column[sa.DateTime]:
+def moment(name: str, *, required: bool = True) -> sa.Column[dt.datetime]:
     default = sa.func.now() if required else None
     return sa.Column(name, sa.DateTime(timezone=True), server_default=default, nullable=not required)
 
