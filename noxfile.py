@@ -12,6 +12,7 @@ nox.options.sessions = ["tests", "lint", "types"]
 
 HERE = Path(__file__).parent
 TEST_TOOLS = (
+    "anthropic>=0.40",
     "hypothesis>=6.100",
     "pytest>=8.2",
     "pytest-alembic>=0.12",

@@ -13,7 +13,9 @@ from sqlalchemy.types import TypeEngine
 
 def given_rows(columns: Mapping[str, TypeEngine[Any]], *, name: str = "given") -> TableValuedAlias:
     """A table of the rows that `row_values` gives as parameters under the same name."""
-    arrays = [cast(bindparam(f"{name}_{one}", type_=ARRAY(type_)), ARRAY(type_)) for one, type_ in columns.items()]
+    # Of one dimension, else a JSON list would be an array inside of it.
+    types = {one: ARRAY(type_, dimensions=1) for one, type_ in columns.items()}
+    arrays = [cast(bindparam(f"{name}_{one}", type_=type_), type_) for one, type_ in types.items()]
     typed = [column(one, type_) for one, type_ in columns.items()]
     return func.unnest(*arrays).table_valued(*typed, name=name).render_derived()
 
