@@ -8,6 +8,7 @@ import pytest
 from conversation_support import NOON, append, broken_threads, contents, fetched, history, said, turns
 from document_support import MakeStack, Words
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from llmstack import LLMStack
 from llmstack.conversations import (
@@ -18,6 +19,7 @@ from llmstack.conversations import (
     ThreadDeleted,
     ThreadNotFound,
 )
+from llmstack.errors import NotFound
 
 
 async def test_messages_follow_one_another_from_one(stack: LLMStack) -> None:
@@ -192,12 +194,13 @@ async def test_owners_have_threads_of_their_own(stack: LLMStack) -> None:
 async def test_the_database_keeps_a_message_in_its_owners_thread(stack: LLMStack) -> None:
     made = await append(stack, "t", "mine")
     assert made.thread_id is not None
-    with pytest.raises(LookupError, match="this owner has no such thread"):
-        async with stack.service.session() as session:
-            session.add(
-                Message(owner_id="other", thread_id=made.thread_id, seq=9, role="user", content="x", content_hash=b"")
-            )
-            await session.commit()
+    theirs = Message(owner_id="other", thread_id=made.thread_id, seq=9, role="user", content="x", content_hash=b"")
+
+    async def intrude(session: AsyncSession) -> None:
+        session.add(theirs)
+
+    with pytest.raises(NotFound, match="this owner has no such thread"):
+        await stack.service.transaction(intrude)
 
 
 async def test_a_host_appends_in_its_own_transaction(stack: LLMStack) -> None:
