@@ -19,7 +19,16 @@ FIELDS = {"refusal": str, "reasoning_content": str, "reasoning": str, "audio": d
 _CALLS = frozenset({"function", "custom", "tool_call", "invalid_tool_call"})
 
 
-class Stored(Protocol):
+class Answering(Protocol):
+    """What of a message may answer tool calls."""
+
+    @property
+    def parts(self) -> list[dict[str, Any]] | None: ...
+    @property
+    def tool_call_id(self) -> str | None: ...
+
+
+class Stored(Answering, Protocol):
     """A message as the database has it."""
 
     @property
@@ -27,11 +36,7 @@ class Stored(Protocol):
     @property
     def content(self) -> str: ...
     @property
-    def parts(self) -> list[dict[str, Any]] | None: ...
-    @property
     def name(self) -> str | None: ...
-    @property
-    def tool_call_id(self) -> str | None: ...
     @property
     def metadata_(self) -> dict[str, Any]: ...
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import uuid
+from typing import Any
 
 import pytest
 from conversation_support import NOON, append, broken_threads, contents, fetched, history, said, turns
@@ -257,7 +258,9 @@ async def test_very_long_messages_are_kept_and_embedded_by_their_beginning(make_
 
 
 async def test_parts_round_trip_whatever_json_they_are(stack: LLMStack) -> None:
-    parts = [{"type": "any", "numbers": [0, -1, 2.5e10, 0.1], "none": None, "text": 'q"\\u0041\n', "nested": {"a": {}}}]
+    parts: list[dict[str, Any]] = [
+        {"type": "any", "numbers": [0, -1, 2.5e10, 0.1], "none": None, "text": 'q"\\u0041\n', "nested": {"a": {}}}
+    ]
     await append(stack, "t", said("assistant", "", parts=parts))
     (message,) = await history(stack, "t")
     assert json.dumps(message.parts, sort_keys=True) == json.dumps(parts, sort_keys=True)
