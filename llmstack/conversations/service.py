@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import datetime as dt
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from typing import TypeVar
+import uuid
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -13,13 +17,18 @@ from ..db.database import Service
 from ..db.verbs import reading, writing
 from ..embeddings import EmbeddingService
 from ..embeddings.background import BackgroundEmbedding
-from ..errors import EmbeddingError
-from ..retrieval import CorpusService
+from ..errors import EmbeddingError, ValidationError
+from ..retrieval import CorpusService, Expander, Recency, Reranker, Search, SearchHits
+from ..retrieval.hits import Mode
+from ..retrieval.together import merged
 from ..retrieval.tuning.search_log import SearchLog
+from ..search import Weighted
+from ..search.fusion import Fusion
 from ..settings import Settings
 from .corpus import MESSAGE_CORPUS, SUMMARY_CORPUS, ConversationHit, MessageFilter, SummaryFilter
 from .loading import append_many
-from .records import AppendProgress, AppendResult, ThreadInput
+from .preparation import check_thread
+from .records import AppendProgress, AppendResult, ThreadInput, ThreadRef
 from .repository import ConversationRepository
 
 Result = TypeVar("Result")
@@ -85,6 +94,74 @@ class ConversationService:
                 if progress is not None:
                     progress(AppendProgress(threads, messages, failed))
 
+    async def search(
+        self,
+        *,
+        owner_id: str,
+        query: str,
+        thread: ThreadRef | None = None,
+        user_id: str | Sequence[str] | None = None,
+        agent_id: str | Sequence[str] | None = None,
+        roles: str | Sequence[str] | None = None,
+        since: dt.datetime | None = None,
+        until: dt.datetime | None = None,
+        important: bool | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        summaries: bool = True,
+        mode: Mode | None = None,
+        limit: int = 10,
+        alpha: float | None = None,
+        fusion: Fusion | None = None,
+        operators: bool = True,
+        candidates: int | None = None,
+        expand: Expander | Sequence[str] | None = None,
+        recency: Recency | None = None,
+        min_score: float | None = None,
+        group_by: Literal["thread"] | None = None,
+        neighbours: int = 0,
+        reranker: Reranker | None = None,
+        diversity: float = 0.0,
+        explain: bool = False,
+    ) -> SearchHits[ConversationHit]:
+        """The best messages and current summaries, best first; ties by id.
+
+        `user_id`, `agent_id` and `metadata` are those of the threads; `since` and `until` when a message was said, or a
+        summary made. Where `roles` or `important` are asked for, and without `summaries`, it is messages alone. The
+        other parts are those of `Search`; what they say of scores holds within messages, and within summaries.
+        """
+        if alpha is not None and fusion is not None:
+            raise ValidationError("alpha", "give alpha or fusion, not both")
+        about: dict[str, Any] = {"user_id": user_id, "agent_id": agent_id, "metadata": metadata}
+        about |= {"since": since, "until": until, **({} if thread is None else _named(check_thread(thread)))}
+        search = Search(
+            owner_id=owner_id,
+            query=query,
+            mode=mode,
+            limit=limit,
+            where=MessageFilter(**about, roles=roles, important=important),
+            fusion=Weighted(alpha=alpha) if alpha is not None else fusion,
+            operators=operators,
+            candidates=candidates,
+            expand=expand,
+            recency=recency,
+            min_score=min_score,
+            group_by=group_by,
+            neighbours=neighbours,
+            reranker=reranker,
+            diversity=diversity,
+            explain=explain,
+        )
+        if not summaries or roles is not None or important is not None:
+            return await self.messages.answer(search)
+        return await self._of_both(search, SummaryFilter(**about))
+
+    async def _of_both(self, search: Search[MessageFilter], where: SummaryFilter) -> SearchHits[ConversationHit]:
+        read = await self.messages.read(search)
+        # What follows one another, and how it was found, is told of messages.
+        other = Search(**{**_parts_of(search), "where": where, "neighbours": 0, "explain": False})
+        first, second = await asyncio.gather(self.messages.answer(search, read), self.summaries.answer(other, read))
+        return merged(first, second, search, group=None if search.group_by is None else _thread_of)
+
     async def settle(self) -> None:
         """Wait for background work: vectors, and the statistics of both corpora."""
         await self._embedding.settle()
@@ -123,3 +200,15 @@ class ConversationService:
 
     def __repr__(self) -> str:
         return f"ConversationService({self._service!r})"
+
+
+def _named(thread: ThreadRef) -> dict[str, Any]:
+    return {"thread_ids": [thread]} if isinstance(thread, uuid.UUID) else {"id_at_origin": thread}
+
+
+def _parts_of(search: Search[MessageFilter]) -> dict[str, Any]:
+    return {part.name: getattr(search, part.name) for part in fields(search)}
+
+
+def _thread_of(hit: ConversationHit) -> uuid.UUID:
+    return hit.thread_id

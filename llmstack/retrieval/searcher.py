@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic
 
@@ -46,6 +46,17 @@ class _Stopwatch:
             self.milliseconds[name] = (time.perf_counter() - started) * 1e3
 
 
+@dataclass(frozen=True, slots=True)
+class ReadQuery:
+    """A query as every corpus of the same embeddings reads it: its other wordings, and a vector for each of all."""
+
+    wordings: Sequence[str]
+    mode: Mode
+    space: Space | None
+    vectors: Sequence[Sequence[float]]
+    milliseconds: Mapping[str, float]
+
+
 @dataclass(slots=True)
 class Searcher(Generic[Hit, Where]):
     """Answers searches of one corpus; `vector_paths` counts how their vector legs were answered."""
@@ -56,16 +67,14 @@ class Searcher(Generic[Hit, Where]):
     settings: Settings
     vector_paths: Counter[str] = field(default_factory=Counter)
 
-    async def search(self, search: Search[Where]) -> SearchHits[Hit]:
-        """The hits of a page, best first."""
+    async def search(self, search: Search[Where], read: ReadQuery | None = None) -> SearchHits[Hit]:
+        """The hits of a page, best first; of a query that was `read` for another corpus of the same embeddings."""
         # First, so that nothing is embedded for a search that cannot be answered.
         where = self.corpus.narrowed(search)
-        clock = _Stopwatch()
-        with clock.stage("expansion"):
-            others = await self._wordings(search)
-        with clock.stage("embedding"):
-            mode, space, vectors = await self._vectors([search.query, *others], search.mode)
-        shape = search.shape(mode=mode, space=space, options=search.options(self.settings))
+        if read is None:
+            read = await self.read(search)
+        clock, others, vectors = _Stopwatch(dict(read.milliseconds)), read.wordings, read.vectors
+        shape = search.shape(mode=read.mode, space=read.space, options=search.options(self.settings))
         vector, variants = vectors[0] if vectors else None, _variants(others, vectors)
         prepared = prepare(self.corpus, search, shape, where=where, vector=vector, variants=variants)
 
@@ -82,7 +91,19 @@ class Searcher(Generic[Hit, Where]):
         explanation = None
         if search.explain:
             hits, explanation = await self._explained(search, hits, prepared, wordings=others, clock=clock)
-        return SearchHits(hits, mode=mode, vector_path=found.vector_path, reranked=reranked, explanation=explanation)
+        return SearchHits(
+            hits, mode=read.mode, vector_path=found.vector_path, reranked=reranked, explanation=explanation
+        )
+
+    async def read(self, search: Search[Where]) -> ReadQuery:
+        """The query in its wordings, with their vectors."""
+        self.corpus.narrowed(search)
+        clock = _Stopwatch()
+        with clock.stage("expansion"):
+            others = await self._wordings(search)
+        with clock.stage("embedding"):
+            mode, space, vectors = await self._vectors([search.query, *others], search.mode)
+        return ReadQuery(others, mode, space, vectors, clock.milliseconds)
 
     async def _wordings(self, search: Search[Where]) -> list[str]:
         if search.expand is None:

@@ -25,7 +25,7 @@ from .expansion import Expander
 from .hits import Hit, Mode, SearchHits
 from .request import Recency, Search, Where
 from .rerankers import Reranker
-from .searcher import Searcher
+from .searcher import ReadQuery, Searcher
 from .statements import check_corpus
 from .tuning.calibration import Calibration, Calibrator
 from .tuning.feedback import Feedback, FeedbackRepository, JudgedQuery, Key, RecordedSearch
@@ -105,12 +105,16 @@ class CorpusService(Generic[Hit, Where]):
             )
         )
 
-    async def answer(self, search: Search[Where]) -> SearchHits[Hit]:
-        """The hits of a search that is at hand as a value."""
+    async def answer(self, search: Search[Where], read: ReadQuery | None = None) -> SearchHits[Hit]:
+        """The hits of a search that is at hand as a value; `read` saves reading its query a second time."""
         started = time.perf_counter()
-        hits = await self._searcher.search(search)
+        hits = await self._searcher.search(search, read)
         hits.search_id = self._log.note(self.corpus, search, hits, elapsed=time.perf_counter() - started)
         return hits
+
+    async def read(self, search: Search[Where]) -> ReadQuery:
+        """The query of a search in its wordings, with their vectors: for `answer`, here and in other corpora."""
+        return await self._searcher.read(search)
 
     @property
     def vector_paths(self) -> Mapping[str, int]:
