@@ -7,11 +7,13 @@ LLMStackError
 ├── ValidationError (ValueError)          bad input; carries .field and .message
 │   └── NothingToRead
 ├── NotFound (LookupError)                no row matches
-│   └── CalibrationNotFound, ChunkNotFound, DocumentNotFound, SearchNotFound, SpaceNotFound
+│   └── CalibrationNotFound, ChunkNotFound, DocumentNotFound, MessageNotFound, SearchNotFound, SpaceNotFound,
+│       ThreadNotFound
 ├── Conflict                              the row exists already or changed meanwhile
-│   └── DocumentChanged, TextNotKept
+│   └── ClientKeyReused, DocumentChanged, HistoryChanged, HistoryEdited, TextNotKept, ThreadDeleted
 ├── EmbeddingError                        an embedder failed; the text is kept and its job is pending
 ├── RetrievalError                        a reranker or an expander failed; a search goes on without it
+├── SummaryError                          a summariser failed; nothing was written
 └── DatabaseError                         PostgreSQL said no, and we know what it means
     ├── DatabaseUnavailable (ConnectionError)
     ├── StatementTimeout (TimeoutError)

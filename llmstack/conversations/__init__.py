@@ -9,10 +9,14 @@ from .corpus import MessageFilter as MessageFilter
 from .corpus import SummaryFilter as SummaryFilter
 from .corpus import ThreadFilter as ThreadFilter
 from .errors import ClientKeyReused as ClientKeyReused
+from .errors import HistoryChanged as HistoryChanged
 from .errors import HistoryEdited as HistoryEdited
 from .errors import MessageNotFound as MessageNotFound
+from .errors import SummaryError as SummaryError
 from .errors import ThreadDeleted as ThreadDeleted
 from .errors import ThreadNotFound as ThreadNotFound
+from .history import Context as Context
+from .history import History as History
 from .models import Message as Message
 from .models import MessageEmbedding as MessageEmbedding
 from .models import MessageEmbeddingJob as MessageEmbeddingJob
@@ -29,6 +33,11 @@ from .records import ThreadInput as ThreadInput
 from .records import ThreadPreview as ThreadPreview
 from .repository import ConversationRepository as ConversationRepository
 from .service import ConversationService as ConversationService
+from .summaries import DueSummary as DueSummary
+from .summarisers import LLMSummariser as LLMSummariser
+from .summarisers import Summariser as Summariser
+from .summarisers import SummaryRequest as SummaryRequest
+from .summarisers import first_and_last as first_and_last
 
 __all__ = [
     "MESSAGE_CORPUS",
@@ -37,20 +46,28 @@ __all__ = [
     "AppendResult",
     "AppendedMessage",
     "ClientKeyReused",
+    "Context",
     "ConversationHit",
     "ConversationRepository",
     "ConversationService",
     "ConversationStatistics",
+    "DueSummary",
+    "History",
+    "HistoryChanged",
     "HistoryEdited",
+    "LLMSummariser",
     "Message",
     "MessageEmbedding",
     "MessageEmbeddingJob",
     "MessageFilter",
     "MessageInput",
     "MessageNotFound",
+    "Summariser",
     "SummaryEmbedding",
     "SummaryEmbeddingJob",
+    "SummaryError",
     "SummaryFilter",
+    "SummaryRequest",
     "Thread",
     "ThreadDeleted",
     "ThreadFilter",
@@ -58,4 +75,5 @@ __all__ = [
     "ThreadNotFound",
     "ThreadPreview",
     "ThreadSummary",
+    "first_and_last",
 ]

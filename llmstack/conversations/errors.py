@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 from ..db.translate import register_constraints
-from ..errors import Conflict, NotFound, ValidationError
+from ..errors import Conflict, LLMStackError, NotFound, ValidationError
 
 
 class ThreadNotFound(NotFound):
@@ -33,14 +33,6 @@ class ThreadDeleted(Conflict):
         self.id_at_origin = id_at_origin
 
 
-class ThreadExists(Conflict):
-    """This owner has a thread of this id_at_origin already."""
-
-    def __init__(self, id_at_origin: str) -> None:
-        super().__init__(f"this owner has a thread {id_at_origin!r:.200} already")
-        self.id_at_origin = id_at_origin
-
-
 class ClientKeyReused(Conflict):
     """A client_key names another message of its thread already."""
 
@@ -61,6 +53,18 @@ class HistoryEdited(Conflict):
             "or append what is new alone"
         )
         self.seq = seq
+
+
+class HistoryChanged(Conflict):
+    """Messages of a thread were taken out, or all of it, while something was made of them."""
+
+    def __init__(self, thread_id: uuid.UUID) -> None:
+        super().__init__(f"thread {thread_id} lost messages meanwhile; make the summary anew")
+        self.thread_id = thread_id
+
+
+class SummaryError(LLMStackError):
+    """A summariser failed or took too long; nothing was written."""
 
 
 register_constraints(

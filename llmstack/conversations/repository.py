@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, select, update
+from sqlalchemy import ColumnElement, and_, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.checks import any_of, as_uuid, check_date, check_limit, check_metadata, check_owner, listed
@@ -21,11 +21,11 @@ from .corpus import ThreadFilter, check_threads
 from .embedding import EMBEDDED_MESSAGES
 from .errors import MessageNotFound, ThreadNotFound
 from .forking import fork_thread
-from .formats import tool_calls_of
-from .history import Counter, fitting, unanswerable
-from .models import Message, Thread
+from .history import Context, Counter, History
+from .models import Message, Thread, ThreadSummary
 from .preparation import check_name, check_role, check_thread, check_title, prepare
 from .queries import living, named, owned
+from .reading import MAX_HISTORY, read_context, read_history
 from .records import (
     AppendResult,
     ConversationStatistics,
@@ -35,14 +35,11 @@ from .records import (
     ThreadRef,
 )
 from .removal import delete_threads, hide_rows, purge_deleted, restore_threads, retire_summary
+from .summaries import DueSummary, characters, due
 from .windows import OnEdit, write_window
 from .writer import write_threads
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
-READ_AT_ONCE = 200
-"""Messages that are read at a time until a budget is spent."""
-MAX_HISTORY = 100_000
-"""Messages of one history."""
 
 
 class ConversationRepository:
@@ -223,7 +220,7 @@ class ConversationRepository:
         roles: str | Sequence[str] | None = None,
         tokens: int | None = None,
         counter: Counter = count_tokens,
-    ) -> Sequence[Message]:
+    ) -> History:
         """The messages of a thread in order: all, the `last` so many, or what fits into `tokens` from the end.
 
         `before` and `after` are seqs, both exclusive; `since` a moment. A budget never cuts between a tool call and
@@ -239,42 +236,39 @@ class ConversationRepository:
         if roles is not None:
             statement = statement.where(any_of(Message.role, [check_role(role) for role in listed("roles", roles)]))
         most = MAX_HISTORY if last is None else check_limit(last, field="last", most=MAX_HISTORY)
-        if tokens is None:
-            found = await self._last(statement, most)
-        else:
-            found = await self._fitting(statement, most, _check_tokens(tokens), counter)
+        budget = None if tokens is None else _check_tokens(tokens)
+        found = await read_history(self._session, statement, most=most, tokens=budget, counter=counter)
         if not found:
             await self.get(owner_id=owner_id, thread=thread)
         return found
 
-    async def _last(self, statement: Select[Any], most: int) -> list[Message]:
-        found: list[Message] = list(await self._session.scalars(statement.order_by(Message.seq.desc()).limit(most)))
-        return found[::-1]
+    async def context(
+        self, *, owner_id: str, thread: ThreadRef, tokens: int, counter: Counter = count_tokens
+    ) -> Context:
+        """What a chat call is told of a thread within a budget: all of it, or its summary and the recent turns."""
+        opened = await self.get(owner_id=owner_id, thread=thread)
+        return await read_context(self._session, opened, tokens=_check_tokens(tokens), counter=counter)
 
-    async def _fitting(self, statement: Select[Any], most: int, tokens: int, counter: Counter) -> list[Message]:
-        found: list[Message] = []
-        while len(found) < most:
-            older = statement if not found else statement.where(Message.seq < found[0].seq)
-            page = await self._last(older, min(READ_AT_ONCE, most - len(found)))
-            taken, tokens = await asyncio.to_thread(fitting, page, tokens, counter)
-            found = [*page[len(page) - taken :], *found]
-            if taken < READ_AT_ONCE:
-                break
-        return await self._whole(found)
+    async def versions(self, *, owner_id: str, thread: ThreadRef) -> Sequence[ThreadSummary]:
+        """Every version of a thread's summary, the newest first; the first is current, unless none is."""
+        opened = await self.get(owner_id=owner_id, thread=thread)
+        versions = select(ThreadSummary).where(ThreadSummary.thread_id == opened.id)
+        newest = versions.order_by(ThreadSummary.created_at.desc(), ThreadSummary.id.desc())
+        return (await self._session.scalars(newest)).all()
 
-    async def _whole(self, found: list[Message]) -> list[Message]:
-        """Without the results at the beginning whose calls are left out; one whose call was never made stays."""
-        if not found or not (results := unanswerable(found)):
-            return found
-        earlier = (
-            select(Message.parts)
-            .where(living(found[0].thread_id), Message.seq < found[0].seq, Message.parts.is_not(None))
-            .order_by(Message.seq.desc())
-            .limit(READ_AT_ONCE)
-        )
-        made = {call for parts in await self._session.scalars(earlier) for call in tool_calls_of(parts)}
-        cut = [place for call, place in results.items() if call in made]
-        return await self._whole(found[max(cut) + 1 :]) if cut else found
+    async def due_summaries(self, *, owner_id: str | None = None, limit: int = 50) -> Sequence[DueSummary]:
+        """Threads whose summary is due, the most important first; of every owner without an `owner_id`."""
+        owner = None if owner_id is None else check_owner(owner_id)
+        found = await self._session.execute(due(self._settings, owner_id=owner, limit=check_limit(limit)))
+        return [
+            DueSummary(
+                owner_id=row.owner_id,
+                thread_id=row.thread_id,
+                importance=row.importance,
+                characters=characters(row.importance, self._settings),
+            )
+            for row in found
+        ]
 
     async def update(
         self,

@@ -8,11 +8,12 @@ import datetime as dt
 import logging
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ..db.checks import check_owner
 from ..db.database import Service
 from ..db.verbs import reading, writing
 from ..embeddings import EmbeddingService
@@ -26,10 +27,15 @@ from ..search import Weighted
 from ..search.fusion import Fusion
 from ..settings import Settings
 from .corpus import MESSAGE_CORPUS, SUMMARY_CORPUS, ConversationHit, MessageFilter, SummaryFilter
+from .embedding import EMBEDDED_MESSAGES, EMBEDDED_SUMMARIES
+from .history import in_parts
 from .loading import append_many
+from .models import ThreadSummary
 from .preparation import check_thread
 from .records import AppendProgress, AppendResult, ThreadInput, ThreadRef
 from .repository import ConversationRepository
+from .summaries import Unsummarised, characters, read_unsummarised, store_summary
+from .summarisers import Summariser, SummaryRequest, first_and_last, summary_of
 
 Result = TypeVar("Result")
 logger = logging.getLogger("llmstack.conversations")
@@ -52,7 +58,8 @@ class ConversationService:
         self._service = service
         self._embeddings = embeddings
         self._settings = settings
-        self._embedding = BackgroundEmbedding(embeddings, MESSAGE_CORPUS.name)
+        self._embedding = BackgroundEmbedding(embeddings, EMBEDDED_MESSAGES.name)
+        self._summary_embedding = BackgroundEmbedding(embeddings, EMBEDDED_SUMMARIES.name)
 
     append = writing(ConversationRepository.append)
     append_window = writing(ConversationRepository.append_window)
@@ -61,6 +68,9 @@ class ConversationService:
     list_threads = reading(ConversationRepository.list_threads)
     message = reading(ConversationRepository.message)
     history = reading(ConversationRepository.history)
+    context = reading(ConversationRepository.context)
+    versions = reading(ConversationRepository.versions)
+    due_summaries = reading(ConversationRepository.due_summaries)
     statistics = reading(ConversationRepository.statistics)
     update = writing(ConversationRepository.update)
     important = writing(ConversationRepository.important)
@@ -158,13 +168,50 @@ class ConversationService:
     async def _of_both(self, search: Search[MessageFilter], where: SummaryFilter) -> SearchHits[ConversationHit]:
         read = await self.messages.read(search)
         # What follows one another, and how it was found, is told of messages.
-        other = Search(**{**_parts_of(search), "where": where, "neighbours": 0, "explain": False})
+        anew: Any = replace
+        other: Search[SummaryFilter] = anew(search, where=where, neighbours=0, explain=False)
         first, second = await asyncio.gather(self.messages.answer(search, read), self.summaries.answer(other, read))
         return merged(first, second, search, group=None if search.group_by is None else _thread_of)
+
+    async def summarise(
+        self, *, owner_id: str, thread: ThreadRef, summariser: Summariser = first_and_last
+    ) -> ThreadSummary | None:
+        """Make the summary of a thread anew from the last one and what was said since; None where nothing was said.
+
+        The summariser works outside of any transaction, part by part where there is much, and has `summary_timeout`
+        seconds for each; SummaryError where it fails. If somebody else summarised the thread meanwhile, that summary
+        stands and is given. HistoryChanged where the thread lost messages meanwhile. Without a summariser it is what
+        was first and last said.
+        """
+        owner, named_so = check_owner(owner_id), check_thread(thread)
+
+        async def read(session: AsyncSession) -> Unsummarised:
+            return await read_unsummarised(session, owner_id=owner, thread=named_so)
+
+        seen = await self._service.read(read)
+        if not seen.messages:
+            return seen.current
+        text = await self._summarised(seen, summariser)
+        model = getattr(summariser, "model", None)
+        await self._have_space()
+        summary = await self._service.transaction(lambda session: store_summary(session, seen, text, model=model))
+        self.summaries.changed(1)
+        self._summary_embedding.ask()
+        return summary
+
+    async def _summarised(self, seen: Unsummarised, summariser: Summariser) -> str:
+        text = None if seen.current is None else seen.current.content
+        length = characters(seen.importance, self._settings)
+        parts = await asyncio.to_thread(in_parts, seen.messages, self._settings.summary_input_tokens)
+        for messages in parts:
+            request = SummaryRequest(messages=messages, previous=text, characters=length)
+            text = await summary_of(summariser, request, seconds=self._settings.summary_timeout)
+        return text or ""
 
     async def settle(self) -> None:
         """Wait for background work: vectors, and the statistics of both corpora."""
         await self._embedding.settle()
+        await self._summary_embedding.settle()
         await self.messages.settle()
         await self.summaries.settle()
 
@@ -204,10 +251,6 @@ class ConversationService:
 
 def _named(thread: ThreadRef) -> dict[str, Any]:
     return {"thread_ids": [thread]} if isinstance(thread, uuid.UUID) else {"id_at_origin": thread}
-
-
-def _parts_of(search: Search[MessageFilter]) -> dict[str, Any]:
-    return {part.name: getattr(search, part.name) for part in fields(search)}
 
 
 def _thread_of(hit: ConversationHit) -> uuid.UUID:

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from pydantic import SecretStr
 
 from ..errors import ValidationError
+from ..providers.chat import ChatModel
 from ..providers.failures import describe
-from ..providers.litellm import load_litellm
 from ..search.hybrid import MAX_VARIANTS
 from .errors import RetrievalError
 
@@ -71,28 +71,13 @@ class LLMExpander:
             raise ValidationError("number", f"it must be from 1 to {MAX_VARIANTS}")
         self.model = model
         self._number = number
-        self._key = api_key if isinstance(api_key, SecretStr) or api_key is None else SecretStr(api_key)
-        self._options = {"api_base": api_base, "temperature": 0.3, "max_tokens": 60 * number, **options}
+        options = {"api_base": api_base, "temperature": 0.3, "max_tokens": 60 * number, **options}
+        self._chat = ChatModel(model, error=RetrievalError, api_key=api_key, options=options)
 
     async def expand(self, query: str) -> Sequence[str]:
         """Ask the model once; its answer is read line by line."""
-        litellm = await asyncio.to_thread(load_litellm)
-        secret = self._key.get_secret_value() if self._key is not None else None
-        arguments = {"api_key": secret, "drop_params": True, **self._options}
-        try:
-            answer = await litellm.acompletion(
-                model=self.model,
-                messages=[
-                    {"role": "system", "content": _ASK.format(number=self._number)},
-                    {"role": "user", "content": query},
-                ],
-                **{key: value for key, value in arguments.items() if value is not None},
-            )
-        except Exception as error:
-            said = describe(error, texts=[query], secrets=[secret or ""])
-            raise RetrievalError(f"{self.model!r} failed: {said}") from None
-        lines = str(answer.choices[0].message.content or "").splitlines()
-        return [_LIST_MARK.sub("", line).strip(" \"'") for line in lines][: self._number]
+        answer = await self._chat.ask(_ASK.format(number=self._number), query, private=[query])
+        return [_LIST_MARK.sub("", line).strip(" \"'") for line in answer.splitlines()][: self._number]
 
     def __repr__(self) -> str:
         return f"LLMExpander({self.model!r})"
