@@ -70,7 +70,9 @@ class MessageFilter(ThreadFilter):
         """The filter on `Message`."""
         found = [*self._within(Message.thread_id, owner_id), *_between(Message.created_at, self.since, self.until)]
         if self.roles is not None:
-            found.append(any_of(Message.role, [check_role(role) for role in listed("roles", self.roles)]))
+            found.append(
+                any_of(Message.role, [check_role(role, field="roles") for role in listed("roles", self.roles)])
+            )
         if self.important is not None:
             found.append(Message.important.is_(bool(self.important)))
         return found
@@ -182,5 +184,6 @@ SUMMARY_CORPUS = Corpus(
     languages=_spoken,
     moment=ThreadSummary.created_at,
     groups={"thread": Group(by=ThreadSummary.thread_id)},
+    terms=MESSAGES,
 )
 """The current summaries of threads."""

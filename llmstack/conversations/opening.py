@@ -153,7 +153,7 @@ async def _lock(
     rows = found.all()
     # Whoever waited for the lock saw the messages from before.
     stale = [row.id for row in rows if row.visible_seq != row.last_seq]
-    contexts = dict((await session.execute(_ends_of(stale))).tuples().all()) if stale else {}
+    contexts = {row.id: row.context for row in await session.execute(_ends_of(stale))} if stale else {}
     return {(row.owner_id, getattr(row, name.key)): _opened(row, contexts.get(row.id, row.context)) for row in rows}
 
 
@@ -191,7 +191,7 @@ def _locking(name: InstrumentedAttribute[Any]) -> Select[Any]:
 
 
 def _ends_of(thread_ids: Sequence[uuid.UUID]) -> Select[Any]:
-    statement: Any = select(Thread.id, _end()).where(any_of(Thread.id, thread_ids))
+    statement: Any = select(Thread.id, _end().label("context")).where(any_of(Thread.id, thread_ids))
     return cast(Select[Any], statement)
 
 

@@ -54,10 +54,10 @@ def check_title(title: str | None) -> str | None:
     return check_name("title", title, limit=MAX_TITLE_BYTES)
 
 
-def check_role(role: object) -> str:
+def check_role(role: object, *, field: str = "role") -> str:
     """One of the roles that the tables know."""
     if role not in ROLES:
-        raise ValidationError("role", f"{role!r:.60} is unknown; use one of {', '.join(ROLES)}")
+        raise ValidationError(field, f"{role!r:.60} is unknown; use one of {', '.join(ROLES)}")
     return str(role)
 
 

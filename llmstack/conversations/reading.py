@@ -27,11 +27,11 @@ async def read_history(
     """The last of a thread's messages in order, as many as are asked for, or as fit."""
     if tokens is None:
         return await _last(session, statement, most)
-    found = History()
+    found, left = History(), tokens
     while len(found) < most:
         older = statement if not found else statement.where(Message.seq < found[0].seq)
         page = await _last(session, older, min(READ_AT_ONCE, most - len(found)))
-        taken, tokens = await asyncio.to_thread(fitting, page, tokens, counter)
+        taken, left = await asyncio.to_thread(fitting, page, left, counter)
         found = History([*page[len(page) - taken :], *found])
         if taken < READ_AT_ONCE:
             break

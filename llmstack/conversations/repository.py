@@ -234,7 +234,9 @@ class ConversationRepository:
         if since is not None:
             statement = statement.where(Message.created_at >= check_date("since", since))
         if roles is not None:
-            statement = statement.where(any_of(Message.role, [check_role(role) for role in listed("roles", roles)]))
+            statement = statement.where(
+                any_of(Message.role, [check_role(role, field="roles") for role in listed("roles", roles)])
+            )
         most = MAX_HISTORY if last is None else check_limit(last, field="last", most=MAX_HISTORY)
         budget = None if tokens is None else _check_tokens(tokens)
         found = await read_history(self._session, statement, most=most, tokens=budget, counter=counter)

@@ -60,7 +60,8 @@ class Corpus(Generic[Hit, Where]):
     `show` adds to a Select the columns of a hit, named as the fields of `hit`, with the joins that they need; its
     second argument is the row that is shown. `unit` is the field of a hit by which people judge, which should outlive
     the row. `languages` are those in which a query is read, or a Select of an owner's. `moment` is what recency means,
-    and `reach` joins what it needs to a Select from `rows`.
+    and `reach` joins what it needs to a Select from `rows`. `terms` is the corpus whose counts of words weigh a query,
+    for rows that are ranked beside those of that one; its own unless given.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Corpus(Generic[Hit, Where]):
     reach: Callable[[Select[Any]], Select[Any]] = _as_it_is
     groups: Mapping[str, Group] = field(default_factory=dict)
     sequel: Sequel | None = None
+    terms: str | None = None
 
     def source(self, space: Space | None) -> VectorSource | None:
         """The rows' vectors in a space, by the expression that its index is made with."""

@@ -30,7 +30,7 @@ def _terms(corpus: Corpus[Any, Any], search: Search[Any], options: SearchOptions
     reading = QueryReading(
         words=bindparam("words", parsed.words, Text, unique=True),
         further_words=bindparam("further_words", parsed.further_words, Text, unique=True),
-        corpus=corpus.name,
+        corpus=corpus.terms or corpus.name,
         owner=bindparam("owner_id", search.owner_id, Text, unique=True),
         languages=languages_cte(corpus.spoken(search.owner_id)),
         budget=options.budget,

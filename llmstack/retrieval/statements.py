@@ -89,6 +89,7 @@ def _made(
     ranked = hybrid(
         corpus.rows,
         corpus=corpus.name,
+        terms=corpus.terms,
         owner_id=owner,
         query=query,
         further_words=bindparam("further_words", type_=Text) if isinstance(query, BindParameter) else None,

@@ -29,7 +29,7 @@ from sqlalchemy.types import BigInteger
 from ..db.checks import MAX_LIMIT
 from ..db.models import CorpusStatistics
 from ..errors import ValidationError
-from .columns import SearchableMixin, constant, current_weights
+from .columns import SearchableMixin, constant, current_weights, mixed
 from .fusion import Fusion, RankedLeg, Weighted, fuse, numbered
 from .lexical import LexicalQuery, ParsedQuery, QueryReading, lexical_query, owned_rows, parse_query, required_clause
 from .vectors import QUERY_VECTOR, VectorSource, check_vector, vector_arm
@@ -90,6 +90,7 @@ def hybrid(
     model: type[SearchableMixin],
     *,
     corpus: str,
+    terms: str | None = None,
     owner_id: str | BindParameter[str],
     query: str | BindParameter[str] | None = None,
     further_words: BindParameter[str] | None = None,
@@ -112,7 +113,8 @@ def hybrid(
     what the corpus was calibrated to, or one half. `where` holds conditions on `model`. `model` needs an `id`. Rows
     of other owners are never touched. `rows` returns more than a page of `limit`, for a stage that chooses among
     them. Execute it in a transaction or in AUTOCOMMIT: index settings are local to it.
-    Where two searches stand in one statement, each has its own `name`.
+    Where two searches stand in one statement, each has its own `name`. `terms` is the corpus whose counts weigh the
+    words of the query, its own unless given: with the same counts the scores of two corpora are comparable.
 
     Bind parameters in place of `owner_id`, `query` and `vector` make a statement that can be kept: the query is then
     taken without operators, with what `further_query` finds in it as `further_words`, the vector of the type
@@ -128,6 +130,7 @@ def hybrid(
     legs = _LegMaker(
         model=model,
         corpus=corpus,
+        terms=corpus if terms is None else terms,
         # Unique, so that a host's own parameters, or another search beside it, cannot take its place.
         owner=owner_id if isinstance(owner_id, BindParameter) else bindparam("owner_id", owner_id, Text, unique=True),
         where=tuple(where),
@@ -229,6 +232,7 @@ class _LegMaker:
         *,
         model: type[SearchableMixin],
         corpus: str,
+        terms: str,
         owner: BindParameter[str],
         where: tuple[ColumnElement[bool], ...],
         limit: int,
@@ -239,6 +243,7 @@ class _LegMaker:
     ) -> None:
         self._model: Any = model
         self._corpus = corpus
+        self._terms = terms
         self._owner = owner
         self._limit = limit
         self._candidates = max(options.candidates, limit)
@@ -253,7 +258,7 @@ class _LegMaker:
         reading = QueryReading(
             words=question.words,
             further_words=question.further_words,
-            corpus=self._corpus,
+            corpus=self._terms,
             owner=self._owner,
             languages=self._languages,
             budget=self._options.budget,
@@ -270,7 +275,8 @@ class _LegMaker:
 
     def _scored(self, query: LexicalQuery, conditions: Sequence[Any], name: str) -> CTE:
         model = self._model
-        stored = current_weights(model, self._corpus, is_mixed=query.is_mixed)
+        is_mixed = query.is_mixed if self._terms == self._corpus else mixed(self._corpus)
+        stored = current_weights(model, self._corpus, is_mixed=is_mixed)
         distance = stored.op("<#>", return_type=Float())(query.weights)
         best = (
             select(model.id.label("id"), distance.label("distance"))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from llmstack import LLMStack
 from llmstack.conversations import AppendResult, Message, MessageInput, ThreadInput
@@ -49,6 +50,15 @@ async def contents(stack: LLMStack, name: ThreadRef, **more: Any) -> list[str]:
 async def fetched(stack: LLMStack, statement: str, **values: Any) -> list[tuple[Any, ...]]:
     async with stack.service.session() as session:
         return [tuple(row) for row in await session.execute(text(statement), values)]
+
+
+async def changed(stack: LLMStack, statement: str) -> None:
+    """Change rows as only time does."""
+
+    async def run(session: AsyncSession) -> None:
+        await session.execute(text(statement))
+
+    await stack.service.transaction(run)
 
 
 async def broken_threads(stack: LLMStack) -> list[str]:
