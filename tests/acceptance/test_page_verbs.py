@@ -14,12 +14,14 @@ from typer.main import get_command
 import llmstack.search
 from llmstack import Database
 from llmstack.cli.main import app
+from llmstack.conversations import ConversationService
 from llmstack.db import Service, ddl, embedded, migrate
 from llmstack.documents import DocumentService
 from llmstack.embeddings import EmbeddingService
 from llmstack.retrieval import CorpusService
 
 OWNERS: dict[str, tuple[Any, ...]] = {
+    "llmstack/conversations": (ConversationService,),
     "llmstack/db": (ddl,),
     "llmstack/documents": (DocumentService,),
     "llmstack/embeddings": (EmbeddingService,),
@@ -51,7 +53,7 @@ def test_a_verb_takes_what_its_page_says(folder: str, section: str) -> None:
             assert set(parameters) <= set(inspect.signature(found[0]).parameters), name
 
 
-@pytest.mark.parametrize("folder", ["llmstack/documents", "llmstack/embeddings", "llmstack/retrieval"])
+@pytest.mark.parametrize("folder", ["llmstack/conversations", "llmstack/documents", "llmstack/embeddings", "llmstack/retrieval"])
 def test_no_verb_of_a_service_is_left_out(folder: str) -> None:
     (service,) = OWNERS[folder]
     public = {name: verb for name, verb in vars(service).items() if not name.startswith("_")}
