@@ -53,7 +53,9 @@ def test_a_verb_takes_what_its_page_says(folder: str, section: str) -> None:
             assert set(parameters) <= set(inspect.signature(found[0]).parameters), name
 
 
-@pytest.mark.parametrize("folder", ["llmstack/conversations", "llmstack/documents", "llmstack/embeddings", "llmstack/retrieval"])
+@pytest.mark.parametrize(
+    "folder", ["llmstack/conversations", "llmstack/documents", "llmstack/embeddings", "llmstack/retrieval"]
+)
 def test_no_verb_of_a_service_is_left_out(folder: str) -> None:
     (service,) = OWNERS[folder]
     public = {name: verb for name, verb in vars(service).items() if not name.startswith("_")}

@@ -1,4 +1,4 @@
-"""Quality, stages, speed, ingest, peers and quantization, measured side by side on a server of its own."""
+"""Quality, stages, speed, ingest, peers, quantization and conversations, side by side on a server of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import asyncpg
 
 from llmstack.db import embedded
 
-from . import bars, calibration, ingest, quality, quantization, report, speed, stages
+from . import bars, calibration, conversations, dialogues, ingest, quality, quantization, report, speed, stages
 from .corpora import Corpus, Generator, Passage
 from .peers import run as peers
 
@@ -39,6 +39,7 @@ class Bench:
     url: str
     sizes: list[int]
     owners: list[int]
+    messages: list[int]
     parts: set[str]
     collections: Path
     peers: Path
@@ -134,6 +135,18 @@ async def _peers(bench: Bench) -> None:
         bench.show("peers", title, rows)
 
 
+async def _conversations(bench: Bench) -> None:
+    """Writing and reading first: what they measure is the size of the tables."""
+    bench.show("appends", "appends", await conversations.appends(bench.url, bench.generator))
+    rows = await conversations.reads(bench.url, bench.generator, bench.messages)
+    bench.show("conversations", "histories and lists", rows)
+    found = dialogues.dialogues(bench.collections)
+    if not found:
+        sys.stdout.write(f"dialogues: skipped, no collection in {bench.collections} names conversations (conv)\n")
+    for collection in found:
+        bench.show("dialogues", f"dialogues, {collection.name}", await dialogues.measure(bench.url, collection))
+
+
 Part = Callable[[Bench], Awaitable[None]]
 PARTS: dict[str, Part] = {
     "quality": _quality,
@@ -143,6 +156,7 @@ PARTS: dict[str, Part] = {
     "ingest": _synthetic,
     "peers": _peers,
     "quantization": _quantization,
+    "conversations": _conversations,
 }
 """What can be asked for, in the order of running; a new part is a line here. Parts of one function run once."""
 
@@ -153,6 +167,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("parts", nargs="*", help=f"any of {', '.join(PARTS)}; all by default")
     found.add_argument("--chunks", default="10000,100000", help="sizes of the synthetic corpora")
     found.add_argument("--owners", default="1,50", help="numbers of owners that share a corpus")
+    found.add_argument("--messages", default="10000,1000000", help="sizes of the tables of conversations")
     found.add_argument(
         "--collections", type=Path, default=Path("../shared/data/ir"), help="folder of judged collections"
     )
@@ -198,6 +213,7 @@ async def _run(chosen: argparse.Namespace, url: str) -> dict[str, Any]:
         url=url,
         sizes=sorted(map(int, chosen.chunks.split(","))),
         owners=sorted(map(int, chosen.owners.split(","))),
+        messages=sorted(map(int, chosen.messages.split(","))),
         parts=set(chosen.parts or PARTS),
         collections=chosen.collections,
         peers=chosen.peers,

@@ -106,6 +106,16 @@ BARS = [
             _of("ingest", "of_the_floor", who="llmstack add_many", chunks=chunks))
         for chunks in (SMALL_SIZE, SIZE)
     ),
+    *(
+        Bar(f"appends in terms of bare asyncpg, {writers} writers, {threads} threads", 0.7,
+            _of("appends", "of_the_floor", who="llmstack append", writers=writers, threads=threads))
+        for writers in (1, 8) for threads in (1, 64)
+    ),
+    *(
+        Bar(f"growth of p50 from 10,000 to 1,000,000 messages, {what}", 1.5,
+            _of("conversations", "of_the_smallest", what=what, messages=1_000_000), at_least=False)
+        for what in ("history, 20 messages", "list of a user, 20 threads")
+    ),
     Bar("memory added while ingesting 100,000 chunks, MB", 200.0,
         _of("ingest", "memory_added_mb", who="llmstack add_many", chunks=SIZE), at_least=False),
 ]  # fmt: skip
