@@ -54,7 +54,7 @@ def test_a_verb_takes_what_its_page_says(folder: str, section: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", ["llmstack/conversations", "llmstack/documents", "llmstack/embeddings", "llmstack/retrieval"]
+    "folder", [f"llmstack/{one}" for one in ("conversations", "documents", "embeddings", "retrieval")]
 )
 def test_no_verb_of_a_service_is_left_out(folder: str) -> None:
     (service,) = OWNERS[folder]

@@ -75,12 +75,10 @@ async def _in_turns(
 ) -> list[dict[str, Any]]:
     contenders = {"llmstack append": _ours(stack), "bare asyncpg": _bare(pool)}
     took: dict[str, list[float]] = {name: [] for name in contenders}
-    for name in contenders:
-        for thread in range(threads):
-            given = [MessageInput(role="user", content="first")]
-            await stack.conversations.append(
-                owner_id=OWNER, thread=f"{name} {writers} {threads} {thread}", messages=given
-            )
+    names = {who: [f"{who} {writers} {threads} {number}" for number in range(threads)] for who in contenders}
+    for name in (one for of_each in names.values() for one in of_each):
+        first = [MessageInput(role="user", content="first")]
+        await stack.conversations.append(owner_id=OWNER, thread=name, messages=first)
     for turn in range(TURNS):
         for who, append in list(contenders.items())[:: 1 if turn % 2 else -1]:
             took[who].append(await _timed(append, names[who], texts, writers))
