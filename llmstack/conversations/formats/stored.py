@@ -42,9 +42,9 @@ class Stored(Answering, Protocol):
 
 
 def type_of(part: Mapping[str, Any]) -> str:
-    """The part's `type`; some clients leave out that of a function call."""
+    """The part's `type`; some clients leave out that of a function call, and OpenAI that of a message."""
     kind = part.get("type")
-    return kind if isinstance(kind, str) else "function" if "function" in part else ""
+    return kind if isinstance(kind, str) else "function" if "function" in part else "message" if "role" in part else ""
 
 
 def is_field(part: Mapping[str, Any]) -> bool:

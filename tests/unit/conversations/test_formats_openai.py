@@ -137,3 +137,9 @@ def test_parts_of_responses_are_those_of_chat_completions() -> None:
         {"type": "text", "text": "[file https://example.org/a.pdf]"},
     ]
     openai_takes([message])
+
+
+def test_a_message_of_responses_that_is_a_part_needs_no_type() -> None:
+    said = {"role": "user", "content": [{"type": "input_text", "text": "Hi"}], "phase": "commentary"}
+    (message,) = as_messages([StoredMessage("user", "Hi", parts=[said])], "openai")
+    assert message == {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
