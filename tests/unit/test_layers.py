@@ -17,7 +17,7 @@ HOUSE = Path(__file__).parents[2]
 LAYERS: tuple[set[str], ...] = (
     {"cli"},
     {"stack"},
-    {"testing"},
+    {"testing", "integrations"},
     {"documents", "conversations"},
     {"retrieval"},
     {"embeddings"},
