@@ -18,6 +18,8 @@ from llmstack.conversations import ConversationService
 from llmstack.db import Service, ddl, embedded, migrate
 from llmstack.documents import DocumentService
 from llmstack.embeddings import EmbeddingService
+from llmstack.integrations.langchain import ConversationHistory
+from llmstack.integrations.openai_agents import ConversationSession
 from llmstack.retrieval import CorpusService
 
 OWNERS: dict[str, tuple[Any, ...]] = {
@@ -25,6 +27,7 @@ OWNERS: dict[str, tuple[Any, ...]] = {
     "llmstack/db": (ddl,),
     "llmstack/documents": (DocumentService,),
     "llmstack/embeddings": (EmbeddingService,),
+    "llmstack/integrations": (ConversationSession, ConversationHistory),
     "llmstack/retrieval": (CorpusService,),
     "llmstack/search": (CorpusService, llmstack.search),
 }
