@@ -23,7 +23,7 @@ from ..db.checks import (
 from ..errors import ValidationError
 from ..search.languages import detect_language, normalize_language
 from ..settings import Settings
-from .formats import read_message, tool_calls_of
+from .formats import empty_text, read_message, tool_calls_of
 from .models import ROLES
 from .records import MessageInput, PreparedMessage, PreparedThread, ThreadInput, ThreadRef
 
@@ -113,14 +113,19 @@ def _as_input(message: object) -> MessageInput:
     if isinstance(message, MessageInput):
         return message
     if not isinstance(message, Mapping):
-        return MessageInput(**read_message(message))
+        return MessageInput(**_with_result(read_message(message)))
     ours = {name: message[name] for name in _OURS if name in message}
     read = read_message({name: value for name, value in message.items() if name not in _OURS})
     if "parts" in ours and "parts" in read:
         raise ValidationError("parts", "give parts, or tool calls and a list as content, not both")
     if isinstance(ours.get("metadata"), Mapping):
         ours["metadata"] = {**read.get("metadata", {}), **ours["metadata"]}
-    return MessageInput(**{**read, **ours})
+    return MessageInput(**{**_with_result(read), **ours})
+
+
+def _with_result(read: dict[str, Any]) -> dict[str, Any]:
+    """A tool's message that says nothing is a result, too: an empty one."""
+    return empty_text(read) if read["role"] == "tool" and not (read["content"].strip() or read.get("parts")) else read
 
 
 def _prepare_message(given: MessageInput, settings: Settings) -> PreparedMessage:

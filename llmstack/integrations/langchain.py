@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..conversations import MessageInput
-from ..conversations.formats import as_messages, read_message
-from ..conversations.formats.stored import AS_GIVEN
+from ..conversations.formats import as_messages, empty_text, read_message
 from ..errors import LLMStackError, MissingExtra
 from .threads import OwnedThread
 
@@ -64,6 +63,5 @@ def _as_message(message: BaseMessage) -> MessageInput:
     read: dict[str, Any] = read_message(message)
     if not read["content"].strip() and not read.get("parts"):
         # A message has to have something; tools return nothing, and models say nothing, often enough.
-        given = {"listed": None, **read.get("metadata", {}).get(AS_GIVEN, {})}
-        read |= {"parts": [{"type": "text", "text": ""}], "metadata": {AS_GIVEN: given}}
+        read = empty_text(read)
     return MessageInput(**read)

@@ -55,6 +55,13 @@ def shaped(content: str | list[dict[str, Any]], beside: list[dict[str, Any]], gi
     return found | ({"parts": parts} if parts else {}) | ({"metadata": {AS_GIVEN: given}} if given else {})
 
 
+def empty_text(read: dict[str, Any]) -> dict[str, Any]:
+    """What was read of a message that says nothing, with an empty text beside its content, so that it has a part."""
+    metadata = read.get("metadata", {})
+    given = {"listed": None, "content": "", **metadata.get(AS_GIVEN, {})}
+    return {**read, "parts": [{"type": "text", "text": ""}], "metadata": {**metadata, AS_GIVEN: given}}
+
+
 def _part(value: Any, key: str) -> dict[str, Any]:
     found = plain(value)
     if not isinstance(found, Mapping):

@@ -264,3 +264,13 @@ async def test_parts_round_trip_whatever_json_they_are(stack: LLMStack) -> None:
     await append(stack, "t", said("assistant", "", parts=parts))
     (message,) = await history(stack, "t")
     assert json.dumps(message.parts, sort_keys=True) == json.dumps(parts, sort_keys=True)
+
+
+async def test_an_empty_result_of_a_tool_is_a_result(stack: LLMStack) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+    given = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": ""},
+    ]
+    await append(stack, "t", *given)
+    assert (await stack.conversations.history(owner_id="acme", thread="t")).as_messages("openai") == given
