@@ -21,7 +21,7 @@ from .tables import EmbeddedTable, core_table
 class TableStatus:
     """How far a space has come in one table; `index` is `none`, `absent`, `incomplete` or `ready`.
 
-    `covered` of the `wanted` rows have their vector, a share of `coverage`; `pending` and `set_aside` are its jobs.
+    It is `none` where the space has no indexes, and where the table has no rows and none was built. `covered` of the `wanted` rows have their vector, a share of `coverage`; `pending` and `set_aside` are its jobs.
     """
 
     table: str
@@ -105,6 +105,9 @@ def _index(is_valid: bool | None) -> str:
 
 def _table_status(name: str, wanted: int, vectors: tuple[int, int], jobs: tuple[int, int], index: str) -> TableStatus:
     stored, covered = vectors
+    # An index over nothing finds nothing: of a table that is not used none is missing.
+    if index == "absent" and not stored and not wanted:
+        index = "none"
     return TableStatus(
         table=name,
         vectors=stored,

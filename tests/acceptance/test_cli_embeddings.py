@@ -99,13 +99,13 @@ async def test_the_model_is_changed_step_by_step_each_naming_the_next(old: HereC
         1,
         [
             f"{LOCAL}: 0.0% covered, 0 pending, index none",
-            "- 3 of 3 rows have neither vector nor job: backfill queues them",
+            "- chunks: 3 of 3 rows have neither vector nor job: backfill queues them",
             f"to queue them: llmstack embeddings backfill --space {LOCAL}",
         ],
     )
     refused = old.run("embeddings", "cut-over", LOCAL)
     assert refused.status == 1
-    assert f"error: cannot cut over to '{LOCAL}': 3 of 3 rows" in refused.errors
+    assert f"error: cannot cut over to '{LOCAL}': chunks: 3 of 3 rows" in refused.errors
     queued = old.run("embeddings", "backfill", "--space", LOCAL)
     assert queued.output == f"queued 3 rows\nto embed them: llmstack embeddings process --space {LOCAL}\n"
     assert f"embeddings process --space {LOCAL}" in old.run("embeddings", "verify", LOCAL).output

@@ -49,15 +49,15 @@ async def test_verifying_says_what_is_missing_until_nothing_is(begun: LLMStack, 
     first = await embeddings.verify("new")
     assert (first.coverage, first.pending, first.index, first.ready) == (0.0, 0, "absent", False)
     assert first.faults == (
-        "12 of 12 rows have neither vector nor job: backfill queues them",
-        "its hnsw index is absent: build_index builds it",
+        "chunks: 12 of 12 rows have neither vector nor job: backfill queues them",
+        "chunks: its hnsw index is absent: build_index builds it",
     )
     await embeddings.backfill(space="new")
     await embeddings.process_pending(space="new", limit=5)
     second = await embeddings.verify("new")
     assert second.coverage == pytest.approx(5 / 12)
     assert second.pending == 7
-    assert second.faults[0] == "7 of 12 rows wait for their vector: process_pending embeds them"
+    assert second.faults[0] == "chunks: 7 of 12 rows wait for their vector: process_pending embeds them"
     async with begun.service.session() as session:
         await session.execute(text("UPDATE llmstack.chunk_embedding_jobs SET attempts = 5"))
         await session.commit()
@@ -107,7 +107,9 @@ async def test_a_space_without_an_index_method_needs_no_index(both: LLMStack, ne
 
 
 async def test_an_incomplete_space_is_not_cut_over_to_unless_by_force(begun: LLMStack, old: Model, new: Model) -> None:
-    with pytest.raises(Conflict, match=r"cannot cut over to 'new': 12 of 12 rows .*; its hnsw index is absent"):
+    with pytest.raises(
+        Conflict, match=r"cannot cut over to 'new': chunks: 12 of 12 rows .*; chunks: its hnsw index is absent"
+    ):
         await begun.embeddings.cut_over("new")
     await begun.embeddings.backfill(space="new")
     await begun.embeddings.process_pending(space="new", limit=11)
