@@ -20,13 +20,14 @@ BIG, SMALL = "big", "small 1"
 WATCHED = ("threads", "messages", "thread_summaries", "message_embeddings", "summary_embeddings")
 
 # Ids grow with time, and messages lie in the order in which they were said.
-# Half of the threads are those of one owner, the others of forty small ones; the first thread is a long one. Every tenth
-# is deleted, and of every twenty-fifth the last message was popped.
+# Half of the threads are those of one owner, the others of forty small ones, and the first thread is a long one. Every
+# tenth is deleted, and of every twenty-fifth the last message was popped.
 _LOAD = (
     """
     INSERT INTO threads (id, owner_id, id_at_origin, user_id, agent_id, session_id, title, language, metadata,
                          created_at, last_message_at, deleted_at)
-    SELECT (lpad(to_hex(t), 12, '0') || substr(md5(t::text), 13))::uuid, CASE WHEN t <= :of_big THEN 'big' ELSE 'small ' || t % :owners END, 't' || t,
+    SELECT (lpad(to_hex(t), 12, '0') || substr(md5(t::text), 13))::uuid,
+           CASE WHEN t <= :of_big THEN 'big' ELSE 'small ' || t % :owners END, 't' || t,
            'user ' || t % 50, 'agent ' || t % 20, 'session ' || t % 500, 'About ' || t, 'english',
            jsonb_build_object('team', t % 100), moment, moment,
            CASE WHEN t % 10 = 0 THEN moment + interval '300 days' END
@@ -42,7 +43,8 @@ _LOAD = (
            CASE WHEN role = 'assistant' THEN agent_id END, CASE WHEN role = 'assistant' THEN provider END,
            CASE WHEN role = 'assistant' THEN 'model ' || number % 10 END, CASE WHEN role = 'assistant' THEN 700 END,
            CASE WHEN role = 'assistant' THEN 70 END, CASE WHEN role = 'user' THEN 'key ' || seq END,
-           sha256((role || seq)::bytea), created_at + seq * interval '1 minute',
+           sha256(format('["%s", "%s", null, [], ""]', role, said || seq)::bytea),
+           created_at + seq * interval '1 minute',
            CASE WHEN deleted_at IS NOT NULL THEN deleted_at
                 WHEN number % 25 = 0 AND seq = size THEN created_at + interval '200 days' END
     FROM (SELECT *, substr(id_at_origin, 2)::int AS number FROM threads) AS owned,
