@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-from sqlalchemy import ColumnElement, DateTime, Row, Select, Text, Uuid, and_, func, select
+from sqlalchemy import ColumnElement, DateTime, Row, Select, Text, Uuid, and_, func, or_, select
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.orm import InstrumentedAttribute, aliased
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.types import TypeEngine
 from uuid_utils.compat import uuid7
@@ -152,8 +152,8 @@ async def _lock(
     found = await session.execute(_locking(name), row_values(("owner_id", "key"), keys))
     rows = found.all()
     # Whoever waited for the lock saw the messages from before.
-    stale = [row.id for row in rows if row.visible_seq != row.last_seq]
-    contexts = {row.id: row.context for row in await session.execute(_ends_of(stale))} if stale else {}
+    stale = [row.id for row in rows if row.is_stale]
+    contexts = {end.id: end.context for end in await session.execute(_ends_of(stale))} if stale else {}
     return {(row.owner_id, getattr(row, name.key)): _opened(row, contexts.get(row.id, row.context)) for row in rows}
 
 
@@ -176,12 +176,16 @@ def _opened(row: Row[Any], context: str | None) -> OpenThread | ThreadDeleted:
 @functools.cache
 def _locking(name: InstrumentedAttribute[Any]) -> Select[Any]:
     keys = given_rows({"owner_id": Text(), "key": name.type})
-    visible = select(Message.seq).where(Message.thread_id == Thread.id).order_by(Message.seq.desc()).limit(1)
+    # It is read as of the beginning of the statement, the locked row as it is now.
+    seen = aliased(Thread)
+    columns = ((getattr(seen, name), getattr(Thread, name)) for name in ("last_seq", "message_count", "deleted_at"))
+    changed = or_(*(before.is_distinct_from(now) for before, now in columns))
+    is_stale = select(changed).where(seen.id == Thread.id).correlate(Thread).scalar_subquery()
     statement: Any = (
         select(
             Thread.id, Thread.owner_id, Thread.id_at_origin, Thread.language, Thread.last_seq, Thread.message_count,
             Thread.last_message_at, Thread.deleted_at, func.now().label("now"),
-            func.coalesce(visible.scalar_subquery(), 0).label("visible_seq"), _end().label("context"),
+            is_stale.label("is_stale"), _end().label("context"),
         )
         .join(keys, and_(Thread.owner_id == keys.c.owner_id, name == keys.c.key))
         .order_by(Thread.id)

@@ -225,6 +225,17 @@ async def test_whoever_waited_for_a_removal_goes_on_from_what_is_left(stack: LLM
     assert await broken_threads(stack) == []
 
 
+async def test_whoever_waited_for_a_thread_to_be_restored_goes_on_from_its_last_turn(stack: LLMStack) -> None:
+    await append(stack, "t", "one", "two")
+    await stack.conversations.delete(owner_id="acme", thread="t")
+    async with transaction(stack) as holding:
+        await holding.restore(owner_id="acme", thread="t")
+        waiting = asyncio.create_task(append(stack, "t", "three"))
+        await blocked(stack)
+    await waiting
+    await check_order(stack, "t", 3)
+
+
 async def test_whoever_waited_for_an_append_goes_on_from_its_last_turn(stack: LLMStack) -> None:
     await append(stack, "t", "one")
     async with transaction(stack) as holding:
