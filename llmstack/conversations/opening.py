@@ -131,13 +131,21 @@ async def open_threads(session: AsyncSession, wanted: Sequence[PreparedThread]) 
     }
     missing: _Wanted = {(thread.owner_id, thread.ref): thread for thread in wanted if isinstance(thread.ref, str)}
     for _ in range(_ROUNDS):
-        if not missing:
-            return opened
         opened |= await _lock(session, list(missing), Thread.id_at_origin)
         if missing := _without(missing, opened):
             opened |= await _make(session, list(missing.values()))
-        missing = _without(missing, opened)
+        if not (missing := _without(missing, opened)):
+            return _each_once(opened)
     raise Conflict("other transactions made and purged the same threads meanwhile")
+
+
+def _each_once(opened: Opened) -> Opened:
+    """A thread that is named by its id and by its id_at_origin is one."""
+    threads: dict[uuid.UUID, OpenThread] = {}
+    return {
+        key: threads.setdefault(thread.id, thread) if isinstance(thread, OpenThread) else thread
+        for key, thread in opened.items()
+    }
 
 
 def _without(wanted: _Wanted, opened: Opened) -> _Wanted:
