@@ -198,13 +198,17 @@ def _keyed() -> Select[Any]:
 async def _without_call(
     session: AsyncSession, pairs: Sequence[tuple[PreparedThread, OpenThread]]
 ) -> dict[int, list[str]]:
-    """For each thread the answers to tool calls that neither its new messages nor its last turns made."""
-    unmatched = {id(thread): found for thread, _ in pairs if (found := unanswered(thread.messages))}
+    """For each input the answers to tool calls that neither it, nor one before it, nor its thread's last turns made."""
+    made: dict[uuid.UUID, set[str]] = {}
+    unmatched: dict[int, list[str]] = {}
     for thread, target in pairs:
-        if id(thread) in unmatched and not target.is_new:
-            made = await session.scalars(_last_parts(target.id))
-            known = {call for parts in made for call in tool_calls_of(parts)}
-            unmatched[id(thread)] = [call for call in unmatched[id(thread)] if call not in known]
+        known = made.setdefault(target.id, set())
+        left = [call for call in unanswered(thread.messages) if call not in known]
+        if left and not target.is_new:
+            for parts in await session.scalars(_last_parts(target.id)):
+                known.update(tool_calls_of(parts))
+        unmatched[id(thread)] = [call for call in left if call not in known]
+        known.update(call for message in thread.messages for call in tool_calls_of(message.parts))
     return unmatched
 
 
