@@ -26,6 +26,8 @@ THREADS_AT_ONCE = 1_000
 """Threads whose ids are held at a time, however many are deleted."""
 _UNSYNCHRONIZED = {"synchronize_session": False}
 _AGES_AGO = dt.timedelta(days=365_000)
+_JUST_BEFORE = func.now() - dt.timedelta(microseconds=1)
+"""When messages are taken out of a thread: they stay so if it is deleted in the same transaction, and restored."""
 _PARTS: tuple[EmbeddedTable, ...] = (EMBEDDED_MESSAGES, EMBEDDED_SUMMARIES)
 
 
@@ -36,7 +38,7 @@ async def delete_threads(session: AsyncSession, owner_id: str, *conditions: Colu
         gone = update(Thread).where(any_of(Thread.id, ids)).values(deleted_at=func.now())
         await session.execute(gone, execution_options=_UNSYNCHRONIZED)
         for table in _PARTS:
-            rows = await hide_rows(session, table, owner_id, any_of(table.rows.thread_id, ids))
+            rows = await _hide(session, table, owner_id, any_of(table.rows.thread_id, ids), moment=func.now())
             messages += rows if table is EMBEDDED_MESSAGES else 0
         threads += len(ids)
     return threads, messages
@@ -58,12 +60,16 @@ async def restore_threads(session: AsyncSession, owner_id: str, *conditions: Col
     return threads, messages
 
 
-async def hide_rows(
-    session: AsyncSession, table: EmbeddedTable, owner_id: str, *conditions: ColumnElement[bool]
+async def take_out(session: AsyncSession, owner_id: str, *conditions: ColumnElement[bool]) -> int:
+    """Hide the living messages that match, whose thread stays; return how many."""
+    return await _hide(session, EMBEDDED_MESSAGES, owner_id, *conditions, moment=_JUST_BEFORE)
+
+
+async def _hide(
+    session: AsyncSession, table: EmbeddedTable, owner_id: str, *conditions: ColumnElement[bool], moment: Any
 ) -> int:
-    """Hide the living rows of a table that match; return how many."""
     ids = await _ids(session, table.rows, table.rows.deleted_at.is_(None), *conditions)
-    await _change(session, table, owner_id, ids, moment=func.now())
+    await _change(session, table, owner_id, ids, moment=moment)
     return len(ids)
 
 

@@ -18,7 +18,6 @@ from ..providers.tokens import count_tokens
 from ..settings import Settings
 from . import queries
 from .corpus import ThreadFilter, check_threads
-from .embedding import EMBEDDED_MESSAGES
 from .errors import MessageNotFound, ThreadNotFound
 from .forking import fork_thread
 from .history import Context, Counter, History
@@ -34,7 +33,7 @@ from .records import (
     ThreadPreview,
     ThreadRef,
 )
-from .removal import delete_threads, hide_rows, purge_deleted, restore_threads, retire_summary
+from .removal import delete_threads, purge_deleted, restore_threads, retire_summary, take_out
 from .summaries import DueSummary, characters, due
 from .windows import OnEdit, write_window
 from .writer import write_threads
@@ -347,7 +346,7 @@ class ConversationRepository:
         earliest = await self._session.scalar(select(func.min(Message.seq)).where(*messages))
         if earliest is None:
             return 0
-        number = await hide_rows(self._session, EMBEDDED_MESSAGES, owner_id, *messages)
+        number = await take_out(self._session, owner_id, *messages)
         await retire_summary(self._session, owner_id, thread.id, from_seq=earliest)
         await self._session.execute(queries.recount(thread.id), execution_options=_UNSYNCHRONIZED)
         await self._session.refresh(thread)
