@@ -103,6 +103,7 @@ async def build(url: str, name: str, template: str) -> None:
 async def _load(session: AsyncSession, space: int) -> None:
     # The keys are right by themselves; what makes rows searchable runs, and its index is quicker made afterwards.
     await session.execute(text("SET LOCAL session_replication_role = replica"))
+    await session.execute(text("SET LOCAL statement_timeout = 0"))
     for table in _WORDS:
         for trigger in ("searchable", "unsearchable"):
             await session.execute(text(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_{trigger}"))

@@ -390,7 +390,7 @@ class Play:
         assert (statistics.threads, statistics.messages) == (len(living), sum(len(known.messages) for known in living))
 
 
-@rules(30)
+@rules(20)
 @given(STEPS)
 async def test_whatever_is_done_threads_are_what_a_simple_model_says(stack: LLMStack, steps: list[Any]) -> None:
     play = Play(stack)
@@ -416,7 +416,7 @@ DISTINCT_TURNS = st.lists(st.integers(1, 3), min_size=1, max_size=6).map(
 )
 
 
-@rules(25)
+@rules(15)
 @given(DISTINCT_TURNS, st.integers(1, 8))
 async def test_a_client_that_sends_windows_stores_each_message_once(
     stack: LLMStack, turns: list[list[Said]], size: int
