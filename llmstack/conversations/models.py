@@ -100,6 +100,7 @@ class Message(Identified, SearchableMixin, Base):
         CheckConstraint("tokens_output >= 0", name="tokens_output"),
         Index(None, "agent_id", "created_at", postgresql_where=text("agent_id IS NOT NULL")),
         Index(None, "provider", "model", "created_at", postgresql_where=text("provider IS NOT NULL")),
+        Index(None, "owner_id", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
         search_index("messages"),
     )  # fmt: skip
     __corpus__ = MESSAGES

@@ -127,6 +127,12 @@ def create_messages() -> None:
     for columns in (["agent_id", "created_at"], ["provider", "model", "created_at"]):
         given = sa.text(f"{columns[0]} IS NOT NULL")
         op.create_index(f"ix_messages_{'_'.join(columns)}", "messages", columns, postgresql_where=given)
+    op.create_index(
+        "ix_messages_owner_id_deleted_at",
+        "messages",
+        ["owner_id", "deleted_at"],
+        postgresql_where=sa.text("deleted_at IS NOT NULL"),
+    )
     finish_searchable_table(
         "messages", corpus="messages", searchable=MESSAGE_IS_SEARCHED, llmstack_schema=schema(), version=2
     )
