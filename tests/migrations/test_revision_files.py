@@ -34,7 +34,7 @@ LANDED = {
     "documents_0003_depend_on_lexical_query": "d446ae8d0f3c07e0",
     "documents_0004_rename_embedding_jobs": "9534d85a9e993da2",
     "documents_0005_search_further_words": "3a9f302b5c597562",
-    "conversations_0001_create_threads": "85546ae032445212",
+    "conversations_0001_create_threads": "5f48243cdba2610c",
     "embeddings_0001_create_spaces": "9b650b5b7fe4304b",
     "embeddings_0002_add_space_columns": "27c4001b99702515",
 }
