@@ -21,7 +21,8 @@ from .tables import EmbeddedTable, core_table
 class TableStatus:
     """How far a space has come in one table; `index` is `none`, `absent`, `incomplete` or `ready`.
 
-    It is `none` where the space has no indexes, and where the table has no rows and none was built. `covered` of the `wanted` rows have their vector, a share of `coverage`; `pending` and `set_aside` are its jobs.
+    It is `none` where the space has no indexes, and where the table has no rows and none was built. `covered` of the
+    `wanted` rows have their vector, a share of `coverage`; `pending` and `set_aside` are its jobs.
     """
 
     table: str
