@@ -17,7 +17,7 @@ from llmstack.db.modules import MODULES
 
 FILES = [path for folder in version_locations() for path in sorted(Path(folder).glob("*.py"))]
 ALLOWED_IMPORTS = {
-    "__future__", "alembic", "sqlalchemy", "sqlalchemy.dialects.postgresql", "pgvector.sqlalchemy",
+    "__future__", "alembic", "datetime", "sqlalchemy", "sqlalchemy.dialects.postgresql", "pgvector.sqlalchemy",
     "llmstack.db.ddl", "llmstack.db.revisions", "llmstack.db.schemas",
 }  # fmt: skip
 

@@ -51,7 +51,7 @@ for _ in range(300):
         ({"created_at": NAIVE}, "created_at", "with a time zone"),
         ({"created_at": 1_700_000_000}, "created_at", "with a time zone"),
     ],
-    ids=lambda value: repr(value)[:40] if isinstance(value, dict) else "",
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 async def test_a_message_says_what_is_wrong_and_nothing_is_written(
     stack: LLMStack, given: dict[str, Any], field: str, message: str
@@ -87,7 +87,7 @@ async def test_a_message_says_what_is_wrong_and_nothing_is_written(
         ({"messages": [{"role": "user", "content": "x", "colour": "red"}]}, "messages[0].colour"),
         ({"messages": [{"content": "x"}]}, "messages[0].role"),
     ],
-    ids=lambda value: repr(value)[:40] if isinstance(value, dict) else "",
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 async def test_a_thread_says_what_is_wrong(stack: LLMStack, given: dict[str, Any], field: str) -> None:
     with pytest.raises(ValidationError) as caught:

@@ -11,6 +11,7 @@ from llmstack import LLMStack
 from llmstack.conversations import ConversationHit, MessageFilter
 from llmstack.errors import ValidationError
 from llmstack.retrieval import CallableReranker, Recency
+from llmstack.search import RRF
 
 
 async def found(stack: LLMStack, query: str, **more: Any) -> list[ConversationHit]:
@@ -170,7 +171,7 @@ async def test_searches_are_logged_and_judged_by_message(make_stack: MakeStack) 
     [
         ({"query": " "}, "query"), ({"thread": ""}, "thread"), ({"roles": "poet"}, "roles"),
         ({"since": NOON.replace(tzinfo=None)}, "since"), ({"group_by": "user"}, "group_by"),
-        ({"alpha": 0.5, "fusion": object()}, "alpha"), ({"metadata": {"$bad": 1}}, "metadata"), ({"limit": 0}, "limit"),
+        ({"alpha": 0.5, "fusion": RRF()}, "alpha"), ({"metadata": {"$bad": 1}}, "metadata"), ({"limit": 0}, "limit"),
     ],
     ids=str,
 )  # fmt: skip
