@@ -10,7 +10,8 @@ LLMStackError
 │   └── CalibrationNotFound, ChunkNotFound, DocumentNotFound, MessageNotFound, SearchNotFound, SpaceNotFound,
 │       ThreadNotFound
 ├── Conflict                              the row exists already or changed meanwhile
-│   └── ClientKeyReused, DocumentChanged, HistoryChanged, HistoryEdited, TextNotKept, ThreadDeleted
+│   └── ClientKeyReused, DocumentChanged, HistoryChanged, HistoryEdited, PlaceTaken, TextNotKept,
+│       ThreadDeleted
 ├── EmbeddingError                        an embedder failed; the text is kept and its job is pending
 ├── RetrievalError                        a reranker or an expander failed; a search goes on without it
 ├── SummaryError                          a summariser failed; nothing was written

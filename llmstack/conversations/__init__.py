@@ -12,6 +12,7 @@ from .errors import ClientKeyReused as ClientKeyReused
 from .errors import HistoryChanged as HistoryChanged
 from .errors import HistoryEdited as HistoryEdited
 from .errors import MessageNotFound as MessageNotFound
+from .errors import PlaceTaken as PlaceTaken
 from .errors import SummaryError as SummaryError
 from .errors import ThreadDeleted as ThreadDeleted
 from .errors import ThreadNotFound as ThreadNotFound
@@ -28,6 +29,7 @@ from .records import AppendedMessage as AppendedMessage
 from .records import AppendProgress as AppendProgress
 from .records import AppendResult as AppendResult
 from .records import ConversationStatistics as ConversationStatistics
+from .records import ImportResult as ImportResult
 from .records import MessageInput as MessageInput
 from .records import ThreadInput as ThreadInput
 from .records import ThreadPreview as ThreadPreview
@@ -55,6 +57,7 @@ __all__ = [
     "History",
     "HistoryChanged",
     "HistoryEdited",
+    "ImportResult",
     "LLMSummariser",
     "Message",
     "MessageEmbedding",
@@ -62,6 +65,7 @@ __all__ = [
     "MessageFilter",
     "MessageInput",
     "MessageNotFound",
+    "PlaceTaken",
     "Summariser",
     "SummaryEmbedding",
     "SummaryEmbeddingJob",

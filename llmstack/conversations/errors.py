@@ -41,6 +41,16 @@ class ClientKeyReused(Conflict):
         self.client_key = client_key
 
 
+class PlaceTaken(Conflict):
+    """The thread has another message at this seq than the import."""
+
+    def __init__(self, seq: int) -> None:
+        super().__init__(
+            f"message {seq} of the thread that is there is another one; import it under another id_at_origin"
+        )
+        self.seq = seq
+
+
 class HistoryEdited(Conflict):
     """A window of messages differs from what was stored before its end; `seq` is the last message that is alike.
 

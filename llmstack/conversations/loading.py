@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.database import Service
 from ..db.streams import each_of
@@ -14,6 +17,8 @@ from .preparation import prepare
 from .records import AppendResult, PreparedThread, ThreadInput
 from .writer import write_threads
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 BATCH_MESSAGES = 2_000
 BATCH_CHARACTERS = 1_000_000
 
@@ -26,7 +31,7 @@ async def append_many(
         async for batch in batches:
             prepared = await asyncio.to_thread(_prepare_all, batch, settings)
             good = [one for one in prepared if isinstance(one, PreparedThread)]
-            written = iter(await _write(service, good))
+            written = iter(await write_apart(service, good, write_threads))
             for given, one in zip(batch, prepared, strict=True):
                 yield _result(given, next(written) if isinstance(one, PreparedThread) else one)
 
@@ -48,18 +53,22 @@ def _prepare_all(batch: Sequence[ThreadInput], settings: Settings) -> list[Prepa
     return found
 
 
-async def _write(service: Service, threads: Sequence[PreparedThread]) -> list[AppendResult | LLMStackError]:
-    """Write the threads in one transaction; where the server refuses it, each in its own."""
-    if not threads:
+async def write_apart(
+    service: Service,
+    items: Sequence[Item],
+    write: Callable[[AsyncSession, Sequence[Item]], Awaitable[list[Result | LLMStackError]]],
+) -> list[Result | LLMStackError]:
+    """Write the items in one transaction; where the server refuses it, each in its own."""
+    if not items:
         return []
     try:
-        return await service.transaction(lambda session: write_threads(session, threads))
+        return await service.transaction(lambda session: write(session, items))
     except DatabaseUnavailable:
         raise
     except LLMStackError as error:
-        if len(threads) == 1:
+        if len(items) == 1:
             return [error]
-    return [result for thread in threads for result in await _write(service, [thread])]
+    return [result for item in items for result in await write_apart(service, [item], write)]
 
 
 async def _batches(

@@ -25,7 +25,7 @@ from ..db.checks import any_of
 from ..embeddings.tables import core_table
 from ..errors import Conflict, LLMStackError
 from ..search.analysis import stored_words
-from .errors import ClientKeyReused, ThreadDeleted, ThreadNotFound
+from .errors import ClientKeyReused, PlaceTaken, ThreadDeleted, ThreadNotFound
 from .models import Message, Thread
 from .preparation import CONTEXT_CHARACTERS, context_after
 from .records import AppendedMessage, PreparedMessage, PreparedThread, ThreadRef
@@ -60,26 +60,42 @@ class OpenThread:
     context: str = ""
     is_new: bool = False
     known: dict[str, Placed] = field(default_factory=dict)
+    taken: dict[int, Placed] = field(default_factory=dict)
     rows: list[tuple[Any, ...]] = field(default_factory=list)
     tokens_input: int = 0
     tokens_output: int = 0
 
     def place(self, messages: Sequence[PreparedMessage]) -> list[AppendedMessage]:
-        """Give each message its seq, one whose client_key is known keeps its own; all or ClientKeyReused."""
+        """Give each message its seq; one whose client_key or own seq is known keeps its place.
+
+        All, or ClientKeyReused or PlaceTaken.
+        """
         for message in messages:
-            key = message.given.client_key
-            if key in self.known and self.known[key].content_hash != message.content_hash:
-                raise ClientKeyReused(key)
+            self._check(message)
         return [self._place(message) for message in messages]
 
+    def _check(self, message: PreparedMessage) -> None:
+        key, known = message.given.client_key, self._known(message)
+        if known is None or known.content_hash == message.content_hash:
+            return
+        raise PlaceTaken(known.seq) if key is None or key not in self.known else ClientKeyReused(key)
+
+    def _known(self, message: PreparedMessage) -> Placed | None:
+        key, seq = message.given.client_key, message.seq
+        by_key = None if key is None else self.known.get(key)
+        return by_key or (None if seq is None else self.taken.get(seq))
+
     def _place(self, message: PreparedMessage) -> AppendedMessage:
-        key = message.given.client_key
-        if key is not None and (known := self.known.get(key)) is not None:
+        if (known := self._known(message)) is not None:
+            if message.seq is not None:
+                # What is put into a gap of a thread answers what stands before the gap.
+                self.context = context_after(message.content) or self.context
             return AppendedMessage(known.id, known.seq, is_new=False)
-        self.last_seq += 1
-        made = _Written(uuid7(), self.last_seq, message.content_hash)
-        if key is not None:
-            self.known[key] = made
+        made = _Written(uuid7(), message.seq or self.last_seq + 1, message.content_hash)
+        self.last_seq = max(self.last_seq, made.seq)
+        if message.given.client_key is not None:
+            self.known[message.given.client_key] = made
+        self.taken[made.seq] = made
         self._write(message, made)
         return AppendedMessage(made.id, made.seq, is_new=True)
 

@@ -63,10 +63,14 @@ def check_role(role: object, *, field: str = "role") -> str:
 
 def prepare(given: ThreadInput, settings: Settings) -> PreparedThread:
     """Check and clean a thread's messages, or ValidationError, which names the message by its place."""
+    return prepare_thread(given, prepare_messages(given.messages, settings), settings)
+
+
+def prepare_thread(given: ThreadInput, messages: Sequence[PreparedMessage], settings: Settings) -> PreparedThread:
+    """Check a thread with messages that are prepared, whatever it has as its own."""
     for name in ("user_id", "agent_id", "session_id"):
         check_name(name, getattr(given, name))
     check_title(given.title)
-    messages = prepare_messages(given.messages, settings)
     _check_keys(messages)
     moments = [message.created_at for message in messages if message.created_at is not None]
     return PreparedThread(
@@ -96,7 +100,7 @@ def prepare_messages(
     prepared = []
     for place, message in enumerate(each("messages", given)):
         try:
-            prepared.append(_prepare_message(_as_input(message), settings))
+            prepared.append(prepare_message(_as_input(message), settings))
         except ValidationError as error:
             raise ValidationError(f"messages[{place}].{error.field}", error.message) from None
     return prepared
@@ -128,7 +132,8 @@ def _with_result(read: dict[str, Any]) -> dict[str, Any]:
     return empty_text(read) if read["role"] == "tool" and not (read["content"].strip() or read.get("parts")) else read
 
 
-def _prepare_message(given: MessageInput, settings: Settings) -> PreparedMessage:
+def prepare_message(given: MessageInput, settings: Settings) -> PreparedMessage:
+    """Check and clean one message."""
     role = check_role(given.role)
     for name in _NAMES:
         check_name(name, getattr(given, name))

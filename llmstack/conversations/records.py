@@ -92,6 +92,25 @@ class AppendResult:
         return sum(message.is_new for message in self.messages)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportResult:
+    """What became of a thread of an import, which began on this line, or of a line that was refused, by its `error`.
+
+    A long thread comes in parts, each with its own numbers. `messages` and `summaries` were stored now, `known`
+    messages were there. `cleaned`: NUL characters or lone surrogates were removed.
+    """
+
+    line: int
+    id_at_origin: str | None = None
+    thread_id: uuid.UUID | None = None
+    is_new: bool = False
+    messages: int = 0
+    known: int = 0
+    summaries: int = 0
+    cleaned: bool = False
+    error: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class AppendProgress:
     """Threads and messages that append_many has dealt with so far."""
@@ -129,7 +148,7 @@ class ConversationStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedMessage:
-    """A message that was checked and cleaned."""
+    """A message that was checked and cleaned; one of an import has the seq that it had where it came from."""
 
     given: MessageInput
     role: str
@@ -139,6 +158,7 @@ class PreparedMessage:
     content_hash: bytes
     created_at: dt.datetime | None
     cleaned: bool
+    seq: int | None = None
 
     @property
     def tool_call_id(self) -> str | None:

@@ -26,16 +26,17 @@ from ..retrieval.tuning.search_log import SearchLog
 from ..search import Weighted
 from ..search.fusion import Fusion
 from ..settings import Settings
-from .corpus import MESSAGE_CORPUS, SUMMARY_CORPUS, ConversationHit, MessageFilter, SummaryFilter
+from .corpus import MESSAGE_CORPUS, SUMMARY_CORPUS, ConversationHit, MessageFilter, SummaryFilter, ThreadFilter
 from .embedding import EMBEDDED_MESSAGES, EMBEDDED_SUMMARIES
 from .history import in_parts
 from .loading import append_many
 from .models import ThreadSummary
 from .preparation import check_thread
-from .records import AppendProgress, AppendResult, ThreadInput, ThreadRef
+from .records import AppendProgress, AppendResult, ImportResult, ThreadInput, ThreadRef
 from .repository import ConversationRepository
 from .summaries import Unsummarised, characters, read_unsummarised, store_summary
 from .summarisers import Summariser, SummaryRequest, first_and_last, summary_of
+from .transfer import Format, export_threads, import_threads
 
 Result = TypeVar("Result")
 logger = logging.getLogger("llmstack.conversations")
@@ -103,6 +104,52 @@ class ConversationService:
                 yield done
                 if progress is not None:
                     progress(AppendProgress(threads, messages, failed))
+
+    async def export(
+        self,
+        *,
+        owner_id: str,
+        threads: Iterable[ThreadRef] | None = None,
+        where: ThreadFilter | None = None,
+        format: Format = "jsonl",
+    ) -> AsyncIterator[str]:
+        """Lines of JSON of all living threads, or of those that are named and match, ordered by their id_at_origin.
+
+        "jsonl" is everything: a line for each thread, then for its messages and the versions of its summary. "openai"
+        is a line for each thread, `{"messages": [...]}`, as its fine-tuning takes it, with the thread's name under
+        "metadata". ThreadNotFound before the first line. Each thread is as it was at one moment, in bounded memory,
+        but for a line of "openai".
+        """
+        lines = export_threads(self._service, owner_id=owner_id, threads=threads, where=where, format=format)
+        async with contextlib.aclosing(lines):
+            async for line in lines:
+                yield line
+
+    async def import_(
+        self,
+        *,
+        owner_id: str,
+        lines: Iterable[str] | AsyncIterable[str],
+        format: Format = "jsonl",
+        language: str | None = None,
+    ) -> AsyncIterator[ImportResult]:
+        """Store what `export` gave, in bounded memory; what is refused is told with its line and stops nothing else.
+
+        A thread is known by its id_at_origin, a message by its seq: what is there is not stored again, and what a
+        refused line left open is filled in where it belongs. A thread with another message at a seq is refused from
+        there on. A chat of "openai" without a name is known by its messages; it may be a line, or an element of an
+        array. `language` is for threads that name none, and may be "auto". Moments need their offset. Stop iterating
+        and what was yielded is stored.
+        """
+        await self._have_space()
+        results = import_threads(
+            self._service, self._settings, lines, owner_id=owner_id, format=format, language=language
+        )
+        async with contextlib.aclosing(results):
+            async for done in results:
+                self._changed(done.messages)
+                self._summaries_changed(done.summaries)
+                yield done
 
     async def search(
         self,
@@ -195,8 +242,7 @@ class ConversationService:
         model = getattr(summariser, "model", None)
         await self._have_space()
         summary = await self._service.transaction(lambda session: store_summary(session, seen, text, model=model))
-        self.summaries.changed(1)
-        self._summary_embedding.ask()
+        self._summaries_changed(1)
         return summary
 
     async def _summarised(self, seen: Unsummarised, summariser: Summariser) -> str:
@@ -219,6 +265,11 @@ class ConversationService:
         if rows:
             self.messages.changed(rows)
             self._embedding.ask()
+
+    def _summaries_changed(self, rows: int) -> None:
+        if rows:
+            self.summaries.changed(rows)
+            self._summary_embedding.ask()
 
     async def _have_space(self) -> None:
         """Jobs are made for the spaces that there are; the first one comes into being now."""

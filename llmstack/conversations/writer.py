@@ -78,6 +78,7 @@ async def _append(
 ) -> list[AppendResult | LLMStackError]:
     opened = [(thread, target) for thread, target in pairs if isinstance(target, OpenThread)]
     await _know_keys(session, opened)
+    await _know_places(session, opened)
     unmatched = await _without_call(session, opened)
     results = [
         target if isinstance(target, LLMStackError) else _placed(thread, target, unmatched.get(id(thread), []))
@@ -193,6 +194,30 @@ def _keyed() -> Select[Any]:
     # The client key a second time: the index holds those that are given alone.
     known = known.join(keys, and_(*same)).where(Message.client_key.is_not(None), Message.deleted_at.is_(None))
     return cast(Select[Any], known)
+
+
+async def _know_places(session: AsyncSession, pairs: Sequence[tuple[PreparedThread, OpenThread]]) -> None:
+    """Tell each thread what stands where messages of an import want to; what was deleted still has its place."""
+    places = [
+        (target.id, message.seq)
+        for thread, target in pairs
+        if not target.is_new
+        for message in thread.messages
+        if message.seq is not None
+    ]
+    if not places:
+        return
+    threads = {target.id: target for _, target in pairs}
+    for row in await session.execute(_placed_before(), row_values(("thread_id", "seq"), places)):
+        threads[row.thread_id].taken[row.seq] = row
+
+
+@functools.cache
+def _placed_before() -> Select[Any]:
+    places = given_rows({"thread_id": Uuid(), "seq": Integer()})
+    same = and_(Message.thread_id == places.c.thread_id, Message.seq == places.c.seq)
+    there: Any = select(Message.thread_id, Message.seq, Message.id, Message.content_hash).join(places, same)
+    return cast(Select[Any], there)
 
 
 async def _without_call(
