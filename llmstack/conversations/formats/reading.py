@@ -71,8 +71,8 @@ def _known(found: dict[str, Any]) -> dict[str, Any]:
     """Hold the role to those that are stored."""
     if found["role"] not in ROLES:
         hint = "; of an answer give its message (.choices[0].message) or its items (.output)"
-        said = "is missing" if found["role"] is None else f"{found['role']!r:.60} is unknown"
-        raise ValidationError("role", f"it {said}; known are {', '.join(ROLES)}{hint if found['role'] is None else ''}")
+        said = "it is missing" if found["role"] is None else f"{found['role']!r:.60} is unknown"
+        raise ValidationError("role", f"{said}; known are {', '.join(ROLES)}{hint if found['role'] is None else ''}")
     for key in ("name", "tool_call_id"):
         if not isinstance(found.get(key, ""), str):
             raise ValidationError(key, f"it is of type {type(found[key]).__name__}; give a str")
