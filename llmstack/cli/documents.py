@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from ..errors import ConfigurationError, NotFound
-from .exits import FAILED, OK, say
+from ..errors import NotFound
 from .invocation import Invocation, Owner, verb
 from .output import Answer, counted, page, plain, printable, table
+from .removal import change_each, confirm_purge
 
 if TYPE_CHECKING:
     from ..documents import Chunk, Document
@@ -122,20 +122,15 @@ async def _resolved(stack: LLMStack, owner: str, given: str) -> uuid.UUID | str:
 
 
 async def _each(call: Invocation, owner: str, ids: Sequence[str], done: str) -> Answer:
-    """Delete or restore each; one that is absent is named and does not stop the others."""
-    changed: list[str] = []
-    absent: list[str] = []
     async with call.stack() as stack:
         change = stack.documents.delete if done == "deleted" else stack.documents.restore
-        for given in ids:
+
+        async def change_one(given: str) -> int:
             key = await _resolved(stack, owner, given)
             # What is neither a UUID nor known at the origin matches nothing.
-            number = 0 if isinstance(key, str) else await change(owner_id=owner, document_id=key)
-            (changed if number else absent).append(given)
-    for given in absent:
-        say(f"error: owner {owner!r} has no such document: {given}", color="red")
-    said = f"{done} {counted(len(changed), 'document')}"
-    return Answer({done: changed, "not_found": absent}, [said], FAILED if absent else OK)
+            return 0 if isinstance(key, str) else await change(owner_id=owner, document_id=key)
+
+        return await change_each(ids, change_one, owner=owner, done=done, noun="document")
 
 
 @verb(app, "delete")
@@ -160,15 +155,7 @@ async def purge_documents(
 ) -> Answer:
     """Delete for good what was deleted before."""
     if not yes:
-        _confirm(owner)
+        confirm_purge(owner, "documents")
     async with call.stack() as stack:
         number = await stack.documents.purge(owner_id=owner, older_than=dt.timedelta(days=days))
     return Answer({"purged": number}, [f"purged {counted(number, 'document')}"])
-
-
-def _confirm(owner: str) -> None:
-    import sys
-
-    if not sys.stdin.isatty():
-        raise ConfigurationError("purge cannot be undone; give --yes where nobody can be asked")
-    typer.confirm(f"Delete the deleted documents of {owner!r} for good?", abort=True, err=True)

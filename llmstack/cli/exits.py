@@ -28,7 +28,7 @@ OK, FAILED, USAGE, UNAVAILABLE, BEHIND, NEWER, LOCKED, INTERRUPTED, BROKEN_PIPE 
 
 EXIT_CODES: dict[int, str] = {
     OK: "fine",
-    FAILED: "something failed: some files, a check that found differences, a problem that doctor found",
+    FAILED: "something failed: some files or lines, a check that found differences, a problem that doctor found",
     USAGE: "wrong usage, bad input or configuration",
     UNAVAILABLE: "the database cannot be reached or started",
     BEHIND: "migrations are needed first: llmstack migrate",

@@ -39,7 +39,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 CorpusName = Annotated[
     str, typer.Option("--corpus", metavar="NAME", help="What is searched: documents, or one of LLMSTACK_CORPORA.")
 ]
-Owner = Annotated[str, typer.Option("--owner", "-o", help="Whose documents; every owner sees its own alone.")]
+Owner = Annotated[str, typer.Option("--owner", "-o", help="Whose data; every owner sees its own alone.")]
 AnyOwner = Annotated[str | None, typer.Option("--owner", "-o", help="Only this owner's; without it everybody's.")]
 
 Url = Annotated[

@@ -78,7 +78,7 @@ async def search(
     """Find the best passages of an owner's documents, or the best rows of another corpus."""
     from ..retrieval import LiteLLMReranker
 
-    parts = _parts(where, document_type=type, language=language, metadata=_parsed("metadata", metadata))
+    parts = _parts(where, document_type=type, language=language, metadata=parsed_object("metadata", metadata))
     async with call.corpus(corpus, migrate=call.embedded) as searched:
         wanted = searched.corpus.where.from_json(parts)
         started = time.perf_counter()
@@ -98,23 +98,24 @@ async def search(
         elapsed = time.perf_counter() - started
         if hits:
             shown: list[Any] = [*described_hits(searched.corpus, query, hits, explain=explain)]
-            shown.append(Text(_summary(hits, elapsed, explain=explain), style="dim"))
+            shown.append(Text(summary(hits, elapsed, explain=explain), style="dim"))
         else:
             shown = ["nothing found", *await _way_out(call, searched, owner)]
         if hits.explanation is not None:
             shown += _described_explanation(hits.explanation)
-    return Answer(_as_json(query, owner, elapsed, hits), shown)
+    return Answer(hits_as_json(query, owner, elapsed, hits), shown)
 
 
 def _parts(where: str | None, **options: Any) -> dict[str, Any]:
     """The parts of a filter, of which none may be given twice."""
-    parts, given = _parsed("where", where) or {}, {name: part for name, part in options.items() if part}
+    parts, given = parsed_object("where", where) or {}, {name: part for name, part in options.items() if part}
     if twice := sorted(parts.keys() & given.keys()):
         raise ValidationError("where", f"{twice[0]} is given by an option of its own, too; give one of them")
     return {**parts, **given}
 
 
-def _parsed(field: str, given: str | None) -> dict[str, Any] | None:
+def parsed_object(field: str, given: str | None) -> dict[str, Any] | None:
+    """The JSON object of an option."""
     if given is None:
         return None
     try:
@@ -126,7 +127,8 @@ def _parsed(field: str, given: str | None) -> dict[str, Any] | None:
     return value
 
 
-def _as_json(query: str, owner: str, elapsed: float, hits: SearchHits[Any]) -> dict[str, Any]:
+def hits_as_json(query: str, owner: str, elapsed: float, hits: SearchHits[Any]) -> dict[str, Any]:
+    """What `--json` has of a search."""
     ranked = [{"rank": rank, **plain(hit)} for rank, hit in enumerate(hits, 1)]
     answer = {
         "query": query,
@@ -150,6 +152,14 @@ def described_hits(
     return [_shown(rank, hit, corpus.unit_of(hit), terms, explain=explain) for rank, hit in enumerate(hits, 1)]
 
 
+def passage(content: str, terms: Sequence[str]) -> Text:
+    """The part of a text that shows why it was found, with the words marked."""
+    shown = Text(printable(snippet(content, terms)))
+    for start, end in marked(shown.plain, terms):
+        shown.stylize("bold yellow", start, end)
+    return shown
+
+
 def _is_document(hit: SearchHit) -> TypeGuard[DocumentHit]:
     # Its class is loaded where there is a hit of it.
     return hasattr(hit, "document_name")
@@ -161,10 +171,7 @@ def _shown(rank: int, hit: SearchHit, unit: str, terms: Sequence[str], *, explai
     if title in ("", PurePath(place).name):
         title, place = place, ""
     head = Text.assemble((f"{rank:>2}. ", "bold"), (title, "bold cyan"), (f"  {hit.score:.3f}", "dim"))
-    passage = Text(printable(snippet(hit.content, terms)))
-    for start, end in marked(passage.plain, terms):
-        passage.stylize("bold yellow", start, end)
-    lines = [Text(f"{place}  {kind}".strip(), style="dim"), passage]
+    lines = [Text(f"{place}  {kind}".strip(), style="dim"), passage(hit.content, terms)]
     if explain:
         lines[1:1] = [Text(_legs(hit), style="magenta")]
         if hit.matched:
@@ -191,7 +198,8 @@ def _matched(hit: SearchHit) -> str:
     return ", ".join(f"{printable(term.lexeme)} ({term.idf:.2f} x {term.weight:.2f})" for term in hit.matched)
 
 
-def _summary(hits: SearchHits[Any], elapsed: float, *, explain: bool) -> str:
+def summary(hits: SearchHits[Any], elapsed: float, *, explain: bool = False) -> str:
+    """How many hits, in what time, by which legs."""
     said = f"{counted(len(hits), 'hit')} in {elapsed * 1000:.0f} ms, mode {hits.mode}"
     if hits.reranked:
         said += ", reranked"

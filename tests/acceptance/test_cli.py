@@ -27,7 +27,8 @@ VERBS = [
     ("documents", "purge"), ("refresh",), ("reweigh",),
     ("embeddings", "status"), ("embeddings", "process"), ("embeddings", "spaces"), ("embeddings", "backfill"),
     ("embeddings", "index"), ("embeddings", "verify"), ("embeddings", "cut-over"), ("calibrate",), ("searches",),
-    ("feedback",),
+    ("feedback",), ("threads", "list"), ("threads", "show"), ("threads", "search"), ("threads", "append"),
+    ("threads", "export"), ("threads", "import"), ("threads", "delete"), ("threads", "restore"), ("threads", "purge"),
 ]  # fmt: skip
 GLOBAL = ("--url", "--schema", "--data-dir", "--embedder", "--verbose", "--version")
 nowhere = CommandLine("postgresql://reader:hunter2@127.0.0.1:1/shop")
@@ -82,6 +83,9 @@ def test_without_its_packages_it_says_what_to_install(package: str) -> None:
         (["ingest", ".", "--owner", "a", "--type", "novel"], "'novel' is unknown"),
         (["ingest", ".", "--owner", "a", "--chunking", "random"], "'random' is unknown"),
         (["ingest", ".", "--owner", "a", "--metadata", "team"], "is not KEY=VALUE"),
+        (["threads", "import", "/no/such/file", "--owner", "a"], "/no/such/file cannot be read"),
+        (["threads", "list", "--owner", "a", "--since", "noon"], "'noon' is no moment of ISO 8601"),
+        (["threads", "append", "t", "hi", "--owner", "a", "--role", "bot"], "'bot' is not one of"),
         (["migrate", "--module", "poems"], "there is no module 'poems'"),
         (["migrate", "status", "--data-dir", "folder", "--url", "postgresql:///x"], "not both"),
         (["migrate", "--module", "documents", "sql"], "give --module after 'sql'"),
@@ -112,7 +116,7 @@ def test_an_unreachable_database_is_status_3_without_the_password(more: tuple[st
 
 def test_a_missing_migration_is_status_4_and_names_the_command(fresh: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("some words")
-    for arguments in (("ingest", tmp_path), ("search", "words"), ("documents", "list")):
+    for arguments in (("ingest", tmp_path), ("search", "words"), ("documents", "list"), ("threads", "list")):
         done = fresh.run(*arguments, "--owner", "acme", "--schema", "Support desk")
         assert (done.status, done.output) == (4, "")
         assert done.errors.splitlines()[-1] == "try:   llmstack migrate --schema 'Support desk'"

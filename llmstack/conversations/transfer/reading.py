@@ -87,13 +87,19 @@ class RecordReader:
         try:
             read(number, record)
         except ValidationError as error:
-            name = record.get("id_at_origin", record.get("thread"))
-            yield ImportResult(line=number, id_at_origin=name if isinstance(name, str) else None, error=str(error))
+            yield ImportResult(line=number, id_at_origin=self._name_of(record), error=str(error))
+
+    def _name_of(self, record: dict[str, Any]) -> str | None:
+        """The thread that a line names, or else the one that it follows."""
+        name = record.get("id_at_origin", record.get("thread"))
+        if name is None and self._source is not None and self._unread is None:
+            name = self._source.given.thread
+        return name if isinstance(name, str) and name else None
 
     def _thread(self, number: int, record: dict[str, Any]) -> None:
         self._unread = None
-        self._source = Source(number, ThreadInput(owner_id=self._owner_id, messages=()), is_refused=True)
-        self._source.given = replace(self._source.given, thread=str(record.get("id_at_origin")))
+        named = ThreadInput(owner_id=self._owner_id, messages=(), thread=str(record.get("id_at_origin") or ""))
+        self._source = Source(number, named, is_refused=True)
         given = thread_of(self._owner_id, record, self._language)
         prepare_thread(given, (), self._settings)
         self._source, self._is_new = Source(number, given), True
