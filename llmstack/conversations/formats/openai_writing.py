@@ -38,11 +38,12 @@ def _message(turn: Turn) -> dict[str, Any]:
         "tool_call_id": turn.tool_call_id,
         "tool_calls": [_call(part) for part in (*calls, *beside)],
         **fields,
-        **{key: value for key, value in turn.given.items() if key in OPENAI},
     }
     if turn.given.get("content") == "absent":
         del message["content"]
-    return {key: value for key, value in message.items() if key == "content" or value}
+    told = {key: value for key, value in message.items() if key == "content" or value}
+    # A weight of 0 is one.
+    return told | {key: value for key, value in turn.given.items() if key in OPENAI}
 
 
 def _content(turn: Turn) -> Any:

@@ -26,9 +26,9 @@ _ANSWER = frozenset({"model", "stop_reason", "usage"})
 _READ = frozenset({"role", "content", "type", "name", "tool_call_id", "tool_calls", *FIELDS})
 OPENAI = frozenset(
     {"annotations", "cache_control", "images", "prefix", "provider_specific_fields", "reasoning_details"}
-    | {"reasoning_items", "thinking_blocks"}
+    | {"reasoning_items", "thinking_blocks", "weight"}
 )
-"""Keys of chat completions' messages, of litellm's too, that are given back to those alone."""
+"""Keys of chat completions' messages, of fine-tuning's and litellm's too, that are given back to those alone."""
 _ANTHROPIC = frozenset({"container", "diagnostics", "id", "stop_details", "stop_sequence"}) | _ANSWER
 
 

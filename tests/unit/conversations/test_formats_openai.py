@@ -14,6 +14,8 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "system": {"role": "system", "content": "Be brief."},
     "developer": {"role": "developer", "content": [{"type": "text", "text": "Be brief."}]},
     "name": {"role": "user", "content": "Hello", "name": "ada"},
+    "weight": {"role": "assistant", "content": "Hello", "weight": 1},
+    "no weight": {"role": "assistant", "content": "Hello", "weight": 0},
     "empty text": {"role": "user", "content": ""},
     "empty answer": {"role": "assistant", "content": ""},
     "no content": {"role": "assistant", "content": None},
