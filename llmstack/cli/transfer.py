@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 from rich.text import Text
 
-from ..errors import ConfigurationError, DatabaseError, ValidationError
+from ..errors import ConfigurationError, DatabaseError, LLMStackError, ValidationError
 from .exits import FAILED, OK, described, say
 from .invocation import Invocation, Owner, verb
 from .output import Answer, counted, progress, table
@@ -94,9 +94,13 @@ def _written(output: Path | None) -> Iterator[BinaryIO]:
             yield file
         os.replace(part, output)
     except OSError as error:
+        # A database that went away is an error of a connection, too.
+        if isinstance(error, LLMStackError):
+            raise
         raise ConfigurationError(f"{output} cannot be written: {error.strerror}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 @dataclasses.dataclass
