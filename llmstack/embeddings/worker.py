@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import dataclasses
 import math
 import random
@@ -63,8 +62,8 @@ class Run:
         crew = _Crew(self, space, embedder)
         try:
             async with asyncio.TaskGroup() as group:
-                for number in range(self.settings.embedding_concurrency):
-                    group.create_task(crew.work(number))
+                for _ in range(self.settings.embedding_concurrency):
+                    group.create_task(crew.work())
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
@@ -82,26 +81,30 @@ class _Crew:
     space: Space
     embedder: Embedder
     _dead: int = 0
-    _first: int = 0
     _at_once: int = 0
+    _taken: dict[EmbeddedTable, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._at_once = self.run.settings.embedding_batch_size
         if self.run.limit is not None and self.run.tables:
-            # A share for each table, and by chance where to begin: the next run may have as small a limit.
+            # A share for each table.
             self._at_once = min(self._at_once, math.ceil(self.run.limit / len(self.run.tables)))
-            self._first = random.randrange(len(self.run.tables))
+        # By chance where to begin: the next run may have as small a limit.
+        self._taken = dict.fromkeys(random.sample(self.run.tables, len(self.run.tables)), 0)
 
-    async def work(self, number: int) -> None:
-        # A batch of each table in turn, so that one with many jobs does not keep the others waiting.
-        turns = collections.deque(self.run.tables)
-        turns.rotate(-number - self._first)
+    async def work(self) -> None:
+        # Of the table that had the fewest batches, so that one with many jobs does not keep the others waiting.
         # After so many batches without a single vector the trouble is the embedder's, not the texts'.
-        while self._dead < _DEAD_BATCHES and turns and not self._is_enough():
-            table = turns.popleft()
+        while self._dead < _DEAD_BATCHES and self._taken and not self._is_enough():
+            table = min(self._taken, key=self._taken.__getitem__)
+            self._taken[table] += 1
+            batches = self._taken[table]
             if claims := await self._claim(table):
                 await self._work_on(table, claims)
-                turns.append(table)
+                # Another worker may have found nothing there meanwhile, and there may be again.
+                self._taken.setdefault(table, batches)
+            else:
+                self._taken.pop(table, None)
 
     async def _work_on(self, table: EmbeddedTable, claims: list[Claim]) -> None:
         try:

@@ -42,11 +42,11 @@ def test_a_backfill_and_a_run_give_every_chunk_its_vector(unembedded: HereComman
 def test_the_index_is_built_and_dropped(unembedded: HereCommandLine) -> None:
     unembedded.run("embeddings", "backfill")
     unembedded.run("embeddings", "process")
-    assert unembedded.run("embeddings", "index").output == "built 16 index partitions of local/wordllama-256\n"
+    assert unembedded.run("embeddings", "index").output == "built 48 index partitions of local/wordllama-256\n"
     assert unembedded.run("embeddings", "index").output == "local/wordllama-256 is indexed already\n"
     assert "hnsw " in unembedded.run("embeddings", "spaces").output
     rebuilt = unembedded.run("embeddings", "index", "--rebuild", "--space", "local/wordllama-256")
-    assert rebuilt.output == "built 16 index partitions of local/wordllama-256\n"
+    assert rebuilt.output == "built 48 index partitions of local/wordllama-256\n"
     both = unembedded.run("embeddings", "index", "--rebuild", "--drop")
     assert both.status == 2
     assert "give one of them" in both.errors

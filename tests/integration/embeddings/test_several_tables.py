@@ -12,6 +12,7 @@ from sqlalchemy import MetaData, UniqueConstraint, event, func, select, text, tr
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase
 
+from llmstack.conversations.embedding import EMBEDDED_MESSAGES, EMBEDDED_SUMMARIES
 from llmstack.db import Service
 from llmstack.db.base import Identified
 from llmstack.embeddings import (
@@ -32,6 +33,7 @@ from llmstack.errors import ConfigurationError, Conflict, DatabaseBehind
 from llmstack.search import SearchableMixin, hybrid, search_index
 from llmstack.settings import Settings
 
+OURS = (TABLE, EMBEDDED_MESSAGES, EMBEDDED_SUMMARIES)
 SCHEMAS = ["shop", None, "llmstack"]
 """A schema of the host's own, wherever search_path points, and ours."""
 
@@ -119,7 +121,7 @@ async def count_of(service: Service, model: Any) -> int:
 
 
 async def test_a_change_of_model_is_one_of_every_table(llmstack_service: Service, host: Host) -> None:
-    embeddings = known(llmstack_service, TABLE)
+    embeddings = known(llmstack_service, *OURS)
     embeddings.register(host.table)
     await add_chunks(llmstack_service, ["kettle", "teapot"])
     await embeddings.space()
@@ -138,7 +140,7 @@ async def test_a_change_of_model_is_one_of_every_table(llmstack_service: Service
         await embeddings.cut_over("new", least_coverage=0.5)
     assert await embeddings.backfill(space="new") == 2
     await embeddings.process_pending(space="new")
-    assert await embeddings.build_index(space="new") == host.indexes(2)
+    assert await embeddings.build_index(space="new", table="notes") == host.indexes(2)
     assert (await embeddings.verify("new")).ready
     await embeddings.cut_over("new")
     assert len(await host.found_by_vector(llmstack_service, embeddings, "parental leave")) == 2
@@ -202,7 +204,7 @@ async def test_tables_take_turns_however_many_jobs_one_has(llmstack_service: Ser
 async def test_a_table_that_nobody_registered_stands_in_the_way_of_a_change(
     llmstack_service: Service, host: Host
 ) -> None:
-    embeddings = known(llmstack_service, TABLE)
+    embeddings = known(llmstack_service, *OURS)
     await embeddings.space()
     await embeddings.add_space(embedder("new"), index_method="none")
     for step in (embeddings.cut_over("new"), embeddings.retire("new")):
