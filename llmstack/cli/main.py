@@ -6,7 +6,20 @@ import sys
 
 import typer
 
-from . import demo, doctor, documents, embeddings, ingest, migrate, search, thread_reading, threads, transfer, tuning
+from . import (
+    demo,
+    doctor,
+    documents,
+    embeddings,
+    ingest,
+    migrate,
+    search,
+    summaries,
+    thread_reading,
+    threads,
+    transfer,
+    tuning,
+)
 from .exits import BROKEN_PIPE, EXIT_CODES, INTERRUPTED, drop_output
 from .invocation import DataDir, EmbedderName, Options, Schema, Url, Verbose, Version
 
@@ -47,6 +60,7 @@ tuning.register(app)
 app.add_typer(documents.app, name="documents")
 thread_reading.register(threads.app)
 transfer.register(threads.app)
+summaries.register(threads.app)
 app.add_typer(threads.app, name="threads")
 app.add_typer(embeddings.app, name="embeddings")
 app.add_typer(migrate.app, name="migrate")

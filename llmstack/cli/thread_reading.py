@@ -115,16 +115,20 @@ async def search_threads(
         typer.Option(help="Without it hybrid, or text where there is no embedder.", show_default=False),
     ] = None,
 ) -> Answer:
-    """Find the best messages of an owner's threads."""
-    from ..conversations import MessageFilter
-
+    """Find the best messages of an owner's threads, and their summaries where no role is asked for."""
     earliest = moment(since)
     async with call.stack(migrate=call.embedded) as stack:
         within = [(await get_thread(stack, owner, one)).id for one in thread or ()]
-        where = MessageFilter(thread_ids=within or None, user_id=user or None, roles=role or None, since=earliest)
         started = time.perf_counter()
-        hits = await stack.conversations.messages.search(
-            owner_id=owner, query=query, limit=limit, mode=mode.value if mode else None, where=where
+        hits = await stack.conversations.search(
+            owner_id=owner,
+            query=query,
+            thread=within or None,
+            user_id=user or None,
+            roles=role or None,
+            since=earliest,
+            limit=limit,
+            mode=mode.value if mode else None,
         )
         elapsed = time.perf_counter() - started
     terms = terms_of(query)
@@ -136,8 +140,10 @@ async def search_threads(
 def _shown_hit(rank: int, hit: ConversationHit, terms: Sequence[str]) -> Lines:
     title = printable(hit.title or hit.id_at_origin)
     place = f"{hit.id_at_origin}  " if hit.title else ""
-    who = " ".join(filter(None, (hit.role, hit.name)))
-    said = f"{place}message {hit.seq}, {who}, {hit.created_at.astimezone():%Y-%m-%d %H:%M}"
+    said = f"message {hit.seq}, {' '.join(filter(None, (hit.role, hit.name)))}"
+    if hit.role is None:
+        said = f"summary of messages {hit.first_seq} to {hit.seq}"
+    said = f"{place}{said}, {hit.created_at.astimezone():%Y-%m-%d %H:%M}"
     lines = [Text(printable(said), style="dim"), passage(hit.content, terms)]
     head = Text.assemble((f"{rank:>2}. ", "bold"), (title, "bold cyan"), (f"  {hit.score:.3f}", "dim"))
     return Lines(head, *(Padding(line, (0, 0, 0, 4), expand=False) for line in lines), Text(""))

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ..db.checks import check_owner
+from ..db.checks import check_owner, each
 from ..db.database import Service
 from ..db.verbs import reading, writing
 from ..embeddings import EmbeddingService
@@ -156,7 +156,7 @@ class ConversationService:
         *,
         owner_id: str,
         query: str,
-        thread: ThreadRef | None = None,
+        thread: ThreadRef | Sequence[ThreadRef] | None = None,
         user_id: str | Sequence[str] | None = None,
         agent_id: str | Sequence[str] | None = None,
         roles: str | Sequence[str] | None = None,
@@ -189,7 +189,7 @@ class ConversationService:
         if alpha is not None and fusion is not None:
             raise ValidationError("alpha", "give alpha or fusion, not both")
         about: dict[str, Any] = {"user_id": user_id, "agent_id": agent_id, "metadata": metadata}
-        about |= {"since": since, "until": until, **({} if thread is None else _named(check_thread(thread)))}
+        about |= {"since": since, "until": until, **_named(thread)}
         search = Search(
             owner_id=owner_id,
             query=query,
@@ -300,8 +300,15 @@ class ConversationService:
         return f"ConversationService({self._service!r})"
 
 
-def _named(thread: ThreadRef) -> dict[str, Any]:
-    return {"thread_ids": [thread]} if isinstance(thread, uuid.UUID) else {"id_at_origin": thread}
+def _named(thread: ThreadRef | Sequence[ThreadRef] | None) -> dict[str, Any]:
+    """The parts of a filter that name one thread, or several in the same way."""
+    if thread is None:
+        return {}
+    refs = [check_thread(one) for one in ([thread] if isinstance(thread, uuid.UUID | str) else each("thread", thread))]
+    are_ids = {isinstance(one, uuid.UUID) for one in refs}
+    if len(are_ids) == 2:
+        raise ValidationError("thread", "name them all by id, or all by id_at_origin")
+    return {"thread_ids": refs} if are_ids == {True} else {"id_at_origin": refs}
 
 
 def _thread_of(hit: ConversationHit) -> uuid.UUID:

@@ -28,7 +28,8 @@ VERBS = [
     ("embeddings", "status"), ("embeddings", "process"), ("embeddings", "spaces"), ("embeddings", "backfill"),
     ("embeddings", "index"), ("embeddings", "verify"), ("embeddings", "cut-over"), ("calibrate",), ("searches",),
     ("feedback",), ("threads", "list"), ("threads", "show"), ("threads", "search"), ("threads", "append"),
-    ("threads", "export"), ("threads", "import"), ("threads", "delete"), ("threads", "restore"), ("threads", "purge"),
+    ("threads", "export"), ("threads", "import"), ("threads", "summarise"), ("threads", "delete"),
+    ("threads", "restore"), ("threads", "purge"),
 ]  # fmt: skip
 GLOBAL = ("--url", "--schema", "--data-dir", "--embedder", "--verbose", "--version")
 nowhere = CommandLine("postgresql://reader:hunter2@127.0.0.1:1/shop")

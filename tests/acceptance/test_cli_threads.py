@@ -147,3 +147,21 @@ def test_threads_are_deleted_restored_and_purged(here: HereCommandLine, file: Pa
     assert here.run("threads", "purge", *OWNER, "--yes", "--days", "1").output == "purged 0 threads\n"
     assert here.run("threads", "purge", *OWNER, "--yes").output == "purged 1 thread\n"
     assert here.run("threads", "restore", key, *OWNER).status == 1
+
+
+def test_threads_are_summarised_by_name_or_as_they_are_due(here: HereCommandLine, file: Path) -> None:
+    here.run("threads", "import", file, *OWNER, *TEXT)
+    one = here.run("threads", "summarise", "lease", *OWNER, *TEXT)
+    assert one.status == 0
+    assert "messages 1 to 4\nWhen does it end?\nThe tenancy ends in March.\n" in one.output
+    assert one.output.endswith("summarised 1 thread\n")
+    assert here.run("threads", "summarise", "--due", *OWNER, *TEXT).output == "summarised 0 threads\n"
+    found = here.run("threads", "search", "end tenancy", "--thread", "lease", *OWNER, *TEXT).output
+    assert "summary of messages 1 to 4" in found
+    refused = here.run("threads", "summarise", *OWNER)
+    assert (refused.status, refused.errors) == (2, "error: name the threads, or give --due\n")
+    failed = here.run("threads", "append", "lease", "And now?", *OWNER, *TEXT)
+    assert failed.status == 0
+    failed = here.run("threads", "summarise", "lease", *OWNER, *TEXT, "--model", "nobody/nothing", "--json")
+    assert (failed.status, len(failed.json["failed"])) == (1, 1)
+    assert "'nobody/nothing' failed" in failed.errors
