@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
-from sqlalchemy import ColumnElement, DateTime, Row, Select, Text, Uuid, and_, func, or_, select
+from sqlalchemy import ColumnElement, DateTime, Row, Select, Text, Uuid, and_, bindparam, func, or_, select
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute, aliased
@@ -173,11 +173,15 @@ async def _lock(
 ) -> Opened:
     if not keys:
         return {}
-    found = await session.execute(_locking(name), row_values(("owner_id", "key"), keys))
+    if len(keys) == 1:
+        given: dict[str, Any] = dict(zip(("owner_id", "key"), keys[0], strict=True))
+    else:
+        given = row_values(("owner_id", "key"), keys)
+    found = await session.execute(_locking(name, alone=len(keys) == 1), given)
     rows = found.all()
-    # Whoever waited for the lock saw the messages from before.
-    stale = [row.id for row in rows if row.is_stale]
-    contexts = {end.id: end.context for end in await session.execute(_ends_of(stale))} if stale else {}
+    # Whoever waited for the lock saw the messages from before; and the last one may be gone, or have no text.
+    further = [row.id for row in rows if row.is_stale or (row.context is None and row.message_count)]
+    contexts = {end.id: end.context for end in await session.execute(_ends_of(further))} if further else {}
     return {(row.owner_id, getattr(row, name.key)): _opened(row, contexts.get(row.id, row.context)) for row in rows}
 
 
@@ -198,8 +202,8 @@ def _opened(row: Row[Any], context: str | None) -> OpenThread | ThreadDeleted:
 
 
 @functools.cache
-def _locking(name: InstrumentedAttribute[Any]) -> Select[Any]:
-    keys = given_rows({"owner_id": Text(), "key": name.type})
+def _locking(name: InstrumentedAttribute[Any], *, alone: bool) -> Select[Any]:
+    """Of the threads that are given, or of one `alone`: a chat appends to one at a time, and arrays are dearer."""
     # It is read as of the beginning of the statement, the locked row as it is now.
     seen = aliased(Thread)
     columns = ((getattr(seen, name), getattr(Thread, name)) for name in ("last_seq", "message_count", "deleted_at"))
@@ -209,13 +213,16 @@ def _locking(name: InstrumentedAttribute[Any]) -> Select[Any]:
         select(
             Thread.id, Thread.owner_id, Thread.id_at_origin, Thread.language, Thread.last_seq, Thread.message_count,
             Thread.last_message_at, Thread.deleted_at, func.now().label("now"),
-            is_stale.label("is_stale"), _end().label("context"),
+            is_stale.label("is_stale"), _end(Message.seq == Thread.last_seq).label("context"),
         )
-        .join(keys, and_(Thread.owner_id == keys.c.owner_id, name == keys.c.key))
         .order_by(Thread.id)
         .with_for_update(of=Thread, key_share=True)
     )  # fmt: skip
-    return cast(Select[Any], statement)
+    if alone:
+        one = (Thread.owner_id == bindparam("owner_id", type_=Text), name == bindparam("key", type_=name.type))
+        return cast(Select[Any], statement.where(*one))
+    keys = given_rows({"owner_id": Text(), "key": name.type})
+    return cast(Select[Any], statement.join(keys, and_(Thread.owner_id == keys.c.owner_id, name == keys.c.key)))
 
 
 def _ends_of(thread_ids: Sequence[uuid.UUID]) -> Select[Any]:
@@ -223,10 +230,10 @@ def _ends_of(thread_ids: Sequence[uuid.UUID]) -> Select[Any]:
     return cast(Select[Any], statement)
 
 
-def _end() -> ColumnElement[str | None]:
+def _end(*conditions: ColumnElement[bool]) -> ColumnElement[str | None]:
     """The end of the last living turn with a text; a character more than it, which tells where it was cut."""
     living = and_(Message.thread_id == Thread.id, Message.deleted_at.is_(None), Message.content != "")
-    last = select(func.right(Message.content, CONTEXT_CHARACTERS + 1)).where(living)
+    last = select(func.right(Message.content, CONTEXT_CHARACTERS + 1)).where(living, *conditions)
     return last.order_by(Message.seq.desc()).limit(1).correlate(Thread).scalar_subquery()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import uuid
@@ -34,6 +35,8 @@ MAX_TITLE_BYTES = 4000
 CONTEXT_CHARACTERS = 1_000
 """What of a turn is searched and embedded with the next one: its end, which that answers."""
 MAX_TOKENS = 2**31 - 1
+_FEW, _LITTLE = 10, 20_000
+"""Messages, and their characters, that are checked at once: to hand them to a thread would take longer."""
 _NAMES = ("name", "tool_call_id", "user_id", "agent_id", "provider", "model")
 
 
@@ -59,6 +62,20 @@ def check_role(role: object, *, field: str = "role") -> str:
     if role not in ROLES:
         raise ValidationError(field, f"{role!r:.60} is unknown; use one of {', '.join(ROLES)}")
     return str(role)
+
+
+async def prepared(given: ThreadInput, settings: Settings) -> PreparedThread:
+    """The thread, checked and cleaned; in a thread of its own where there is much of it."""
+    messages = given.messages
+    if isinstance(messages, list | tuple) and len(messages) <= _FEW and sum(map(size_of, messages)) <= _LITTLE:
+        return prepare(given, settings)
+    return await asyncio.to_thread(prepare, given, settings)
+
+
+def size_of(message: object) -> int:
+    """The characters of a message's content, as far as they can be told before it is read."""
+    content = message.get("content") if isinstance(message, Mapping) else getattr(message, "content", "")
+    return len(content) if isinstance(content, str) else 0
 
 
 def prepare(given: ThreadInput, settings: Settings) -> PreparedThread:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import uuid
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from .errors import MessageNotFound, ThreadNotFound
 from .forking import fork_thread
 from .history import Context, Counter, History
 from .models import Message, Thread, ThreadSummary
-from .preparation import check_name, check_role, check_thread, check_title, prepare
+from .preparation import check_name, check_role, check_thread, check_title, prepared
 from .queries import living, named, owned
 from .reading import MAX_HISTORY, read_context, read_history
 from .records import (
@@ -83,7 +82,7 @@ class ConversationRepository:
             language=language,
             metadata={} if metadata is None else metadata,
         )
-        (result,) = await write_threads(self._session, [await asyncio.to_thread(prepare, given, self._settings)])
+        (result,) = await write_threads(self._session, [await prepared(given, self._settings)])
         if isinstance(result, LLMStackError):
             raise result
         self.changed_rows += result.appended
@@ -122,8 +121,8 @@ class ConversationRepository:
             language=language,
             metadata={} if metadata is None else metadata,
         )
-        prepared = await asyncio.to_thread(prepare, given, self._settings)
-        result = await write_window(self._session, prepared, branches=on_edit == "branch")
+        window = await prepared(given, self._settings)
+        result = await write_window(self._session, window, branches=on_edit == "branch")
         self.changed_rows += result.appended
         return result
 

@@ -85,7 +85,8 @@ async def test_a_table_without_its_triggers_is_named(shop: HereCommandLine, llms
 
 def test_a_corpus_is_counted_weighed_and_examined(shop: HereCommandLine) -> None:
     finding = {one["name"]: one for one in shop.run("doctor", "--json", **KNOWN).json["findings"]}["statistics"]
-    assert finding["detail"] == "documents: never read, 0 rows now; notes: never read, 3 rows now"
+    empty = [f"{name}: never read, 0 rows now" for name in ("documents", "messages", "thread_summaries")]
+    assert finding["detail"] == "; ".join([*empty, "notes: never read, 3 rows now"])
     assert finding["way_out"] == "llmstack refresh --corpus notes"
     assert shop.run("refresh", *CORPUS, **KNOWN).output == "read 3 rows, 2 words on average\n"
     assert shop.run("reweigh", *CORPUS, "--k1", "0.9", **KNOWN).output == "rewrote the weights of 3 rows\n"
@@ -107,7 +108,7 @@ def test_what_is_no_corpus_is_refused_by_its_name(here: HereCommandLine, named: 
 
 def test_an_unknown_corpus_and_parts_of_another_filter_are_refused(shop: HereCommandLine) -> None:
     unknown = shop.run("search", "x", *OWNER, "--corpus", "letters", **KNOWN)
-    assert (unknown.status, "(documents, notes)" in unknown.errors) == (2, True)
+    assert (unknown.status, "(documents, messages, thread_summaries, notes)" in unknown.errors) == (2, True)
     for option in (("--type", "text"), ("--where", '{"author": "ann"}'), ("--where", "[1]"), ("--group", "parent")):
         done = shop.run("search", "x", *OWNER, *CORPUS, *option, **KNOWN)
         assert done.status == 2, option
