@@ -13,7 +13,7 @@ from ..db.database import Service
 from ..db.streams import each_of
 from ..errors import DatabaseUnavailable, LLMStackError, ValidationError
 from ..settings import Settings
-from .preparation import prepare
+from .preparation import prepare, size_of
 from .records import AppendResult, PreparedThread, ThreadInput
 from .writer import write_threads
 
@@ -79,14 +79,9 @@ async def _batches(
     async for given in each_of(inputs):
         batch.append(given)
         messages += len(given.messages)
-        characters += sum(map(_size, given.messages))
+        characters += sum(map(size_of, given.messages))
         if messages >= BATCH_MESSAGES or characters >= BATCH_CHARACTERS:
             yield batch
             batch, messages, characters = [], 0, 0
     if batch:
         yield batch
-
-
-def _size(message: object) -> int:
-    content = message.get("content") if isinstance(message, dict) else getattr(message, "content", "")
-    return len(content) if isinstance(content, str) else 0
