@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
@@ -38,15 +39,18 @@ def edited_at(history: Hashes, window: Hashes) -> tuple[int, int] | None:
     None for one that is new. It shows an edited history where two messages or more stand at the same distance as
     there, or where it begins as the history does.
     """
-    alike = {
-        start: sum(here == there for here, there in zip(history[start:], window, strict=False))
-        for start in range(len(history))
-    }
+    places = defaultdict(list)
+    for place, said in enumerate(history):
+        places[said].append(place)
+    alike = Counter(here - there for there, said in enumerate(window) for here in places[said])
     start, matches = max(alike.items(), key=lambda found: (found[1], found[0]), default=(0, 0))
     if matches < 2:
         start = 0
         if not history or not window or history[0] != window[0]:
             return None
+    # It has messages from before the history, as they were not.
+    if start < 0:
+        return 0, 0
     shared = common(history[start:], window)
     return start + shared, shared
 

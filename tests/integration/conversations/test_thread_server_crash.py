@@ -11,7 +11,7 @@ from document_support import Words, kill
 from sqlalchemy import text
 
 from llmstack import LLMStack
-from llmstack.conversations import AppendResult, MessageInput, ThreadInput, loading
+from llmstack.conversations import AppendResult, MessageInput, SummaryRequest, ThreadInput, loading
 from llmstack.db.embedded import EmbeddedServer, start
 from llmstack.errors import DatabaseUnavailable
 
@@ -173,3 +173,36 @@ async def test_a_kill_during_one_large_append_leaves_nothing_of_it(server: Embed
             assert [message.seq for message in found] == list(range(1, LONG + 3))
             assert [message.content for message in found[2:]] == [message.content for message in messages]
             assert await broken_threads(again) == []
+
+
+async def test_a_kill_while_a_summary_is_written_leaves_the_former_one(server: EmbeddedServer) -> None:
+    async with LLMStack.open(server.url, embedder="none") as stack:
+        await append(stack, "t", "first", "second")
+        former = await stack.conversations.summarise(owner_id="acme", thread="t")
+        await append(stack, "t", "third", "fourth")
+        await execute(
+            stack,
+            *(
+                line.format(content="new").replace("llmstack.messages", "llmstack.thread_summaries")
+                for line in SLEEPS_AT
+            ),
+        )
+
+        async def new(request: SummaryRequest) -> str:
+            return "new"
+
+        writing = asyncio.create_task(stack.conversations.summarise(owner_id="acme", thread="t", summariser=new))
+        await asleep(stack)
+        kill(server)
+        with pytest.raises(DatabaseUnavailable):
+            await writing
+        async for again in restarted(server):
+            (kept,) = await again.conversations.versions(owner_id="acme", thread="t")
+            assert former is not None
+            assert (kept.id, kept.is_current, kept.last_seq) == (former.id, True, 2)
+            await execute(again, "DROP TRIGGER sleep ON llmstack.thread_summaries")
+            made = await again.conversations.summarise(owner_id="acme", thread="t", summariser=new)
+            assert made is not None
+            assert (made.content, made.first_seq, made.last_seq) == ("new", 1, 4)
+            versions = await again.conversations.versions(owner_id="acme", thread="t")
+            assert [one.is_current for one in versions] == [True, False]
