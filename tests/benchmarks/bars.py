@@ -107,8 +107,9 @@ BARS = [
         for chunks in (SMALL_SIZE, SIZE)
     ),
     *(
-        Bar(f"appends in terms of bare asyncpg, {writers} writers, {threads} threads", 0.7,
-            _of("appends", "of_the_floor", who="llmstack append", writers=writers, threads=threads))
+        Bar(f"appends of {count} in terms of bare asyncpg, {writers} writers, {threads} threads", 0.7,
+            _of("appends", "of_the_floor", who="llmstack append", messages=count, writers=writers, threads=threads))
+        for count in (1, 10)
         for writers in (1, 8) for threads in (1, 64)
     ),
     *(

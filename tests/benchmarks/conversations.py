@@ -1,7 +1,8 @@
 """Conversations: appends beside the same INSERTs by bare asyncpg, histories and lists as the tables grow.
 
-Bare asyncpg does what an append does with a message that was prepared beforehand: it locks the thread, inserts the row
-into the same table with the same indexes and triggers, and counts it. The two take turns on one server.
+Bare asyncpg does what an append does with messages that were prepared beforehand: it locks the thread, inserts the rows
+into the same table with the same indexes and triggers, and counts them. SQLAlchemy Core sends the same statements in a
+transaction of its engine. All take turns on one server.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -28,13 +29,15 @@ from .support import OWNER, settings
 SCHEMA = "conversations"
 TURNS, APPENDS = 8, 150
 """Turns of each contender, and appends of one turn, by all of its writers together."""
+OURS, FLOOR = "llmstack append", "bare asyncpg"
+CONTEXT = "the end of the turn before it"
 WORDS = 25
 PER_THREAD, PER_USER = 20, 20
 TEMPLATES = 500
 PROBES = 200
 LAST, PAGE = 50, 20
 
-Append = Callable[[str, str], Awaitable[None]]
+Append = Callable[[str, Sequence[str]], Awaitable[None]]
 
 _LOCK = f"SELECT id, last_seq FROM {SCHEMA}.threads WHERE owner_id = $1 AND id_at_origin = $2 FOR NO KEY UPDATE"
 _INSERT = f"""
@@ -44,7 +47,7 @@ INSERT INTO {SCHEMA}.messages (
 """
 _COUNT = f"""
 UPDATE {SCHEMA}.threads
-SET last_seq = $2, message_count = message_count + 1, last_message_at = now(), updated_at = now()
+SET last_seq = last_seq + $2, message_count = message_count + $2, last_message_at = now(), updated_at = now()
 WHERE id = $1
 """
 
@@ -55,46 +58,48 @@ def messages(generator: Generator, count: int) -> list[str]:
 
 
 async def appends(url: str, generator: Generator) -> list[dict[str, Any]]:
-    """Appends a second, with one and eight writers, to one thread and to many."""
+    """Appends a second, of one message and of ten, with one and eight writers, to one thread and to many."""
     texts = messages(generator, APPENDS)
     async with LLMStack.open(url, schema=SCHEMA, embedder="none", settings=settings()) as stack:
         pool = await asyncpg.create_pool(url, min_size=8, max_size=8)
+        contenders = {OURS: _ours(stack), FLOOR: _bare(pool), "SQLAlchemy Core": _core(stack)}
         try:
             return [
                 row
+                for size in (1, 10)
                 for writers in (1, 8)
                 for threads in (1, 64)
-                for row in await _in_turns(stack, pool, texts, writers=writers, threads=threads)
+                for row in await _in_turns(stack, contenders, texts, writers=writers, threads=threads, size=size)
             ]
         finally:
             await pool.close()
 
 
 async def _in_turns(
-    stack: LLMStack, pool: Any, texts: Sequence[str], *, writers: int, threads: int
+    stack: LLMStack, contenders: Mapping[str, Append], texts: Sequence[str], *, writers: int, threads: int, size: int
 ) -> list[dict[str, Any]]:
-    contenders = {"llmstack append": _ours(stack), "bare asyncpg": _bare(pool)}
-    took: dict[str, list[float]] = {name: [] for name in contenders}
-    names = {who: [f"{who} {writers} {threads} {number}" for number in range(threads)] for who in contenders}
+    took: dict[str, list[float]] = {who: [] for who in contenders}
+    names = {who: [f"{who} {size} {writers} {threads} {number}" for number in range(threads)] for who in contenders}
     for name in (one for of_each in names.values() for one in of_each):
         first = [MessageInput(role="user", content="first")]
         await stack.conversations.append(owner_id=OWNER, thread=name, messages=first)
+    batches = [texts[start : start + size] for start in range(0, len(texts), size)]
     for turn in range(TURNS):
         for who, append in list(contenders.items())[:: 1 if turn % 2 else -1]:
-            took[who].append(await _timed(append, names[who], texts, writers))
-    ratios = [theirs / ours for ours, theirs in zip(took["llmstack append"], took["bare asyncpg"], strict=True)]
-    about = {"writers": writers, "threads": threads}
-    return [
-        {"who": name, **about, "appends_per_second": len(texts) * TURNS / sum(took[name]),
-         **({"of_the_floor": float(np.median(ratios))} if name == "llmstack append" else {})}
-        for name in contenders
-    ]  # fmt: skip
+            took[who].append(await _timed(append, names[who], batches, writers))
+    about = {"messages": size, "writers": writers, "threads": threads}
+    rows = []
+    for who in contenders:
+        ratios = [floor / mine for mine, floor in zip(took[who], took[FLOOR], strict=True)]
+        rate = len(batches) * TURNS / sum(took[who])
+        rows.append({"who": who, **about, "appends_per_second": rate, "of_the_floor": float(np.median(ratios))})
+    return rows
 
 
-async def _timed(append: Append, threads: Sequence[str], texts: Sequence[str], writers: int) -> float:
+async def _timed(append: Append, threads: Sequence[str], batches: Sequence[Sequence[str]], writers: int) -> float:
     async def write(number: int) -> None:
-        for place in range(number, len(texts), writers):
-            await append(threads[place % len(threads)], texts[place])
+        for place in range(number, len(batches), writers):
+            await append(threads[place % len(threads)], batches[place])
 
     started = time.perf_counter()
     await asyncio.gather(*(write(number) for number in range(writers)))
@@ -102,22 +107,42 @@ async def _timed(append: Append, threads: Sequence[str], texts: Sequence[str], w
 
 
 def _ours(stack: LLMStack) -> Append:
-    async def append(thread: str, content: str) -> None:
-        given = [MessageInput(role="user", content=content)]
+    async def append(thread: str, contents: Sequence[str]) -> None:
+        given = [MessageInput(role="user", content=content) for content in contents]
         await stack.conversations.append(owner_id=OWNER, thread=thread, messages=given)
 
     return append
 
 
-def _bare(pool: Any) -> Append:
-    context = "the end of the turn before it"
+def _rows(key: Any, last: int, contents: Sequence[str]) -> list[tuple[Any, ...]]:
+    return [
+        (uuid7(), OWNER, key, last + place, content, CONTEXT, stored_words(CONTEXT, content),
+         hashlib.sha256(content.encode()).digest())
+        for place, content in enumerate(contents, 1)
+    ]  # fmt: skip
 
-    async def append(thread: str, content: str) -> None:
-        digest, further = hashlib.sha256(content.encode()).digest(), stored_words(context, content)
+
+def _bare(pool: Any) -> Append:
+    async def append(thread: str, contents: Sequence[str]) -> None:
         async with pool.acquire() as connection, connection.transaction():
             key, last = await connection.fetchrow(_LOCK, OWNER, thread)
-            await connection.execute(_INSERT, uuid7(), OWNER, key, last + 1, content, context, further, digest)
-            await connection.execute(_COUNT, key, last + 1)
+            rows = _rows(key, last, contents)
+            await (connection.execute(_INSERT, *rows[0]) if len(rows) == 1 else connection.executemany(_INSERT, rows))
+            await connection.execute(_COUNT, key, len(rows))
+
+    return append
+
+
+def _core(stack: LLMStack) -> Append:
+    engine = stack.database.engine
+
+    async def append(thread: str, contents: Sequence[str]) -> None:
+        async with engine.begin() as connection:
+            found: Any = (await connection.exec_driver_sql(_LOCK, (OWNER, thread))).one()
+            key, last = found
+            rows = _rows(key, last, contents)
+            await connection.exec_driver_sql(_INSERT, rows if len(rows) > 1 else rows[0])
+            await connection.exec_driver_sql(_COUNT, (key, len(rows)))
 
     return append
 
