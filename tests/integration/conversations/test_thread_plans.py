@@ -248,7 +248,7 @@ async def test_the_lock_of_an_append_reads_its_threads_by_their_keys(service: Se
         keys = ["t1", "t2"] if column == "id_at_origin" else [await thread_id(session, number) for number in (1, 2)]
         name = getattr(Thread, column)
         given = {"given_owner_id": [BIG, BIG], "given_key": keys}
-        found = (await session.execute(_locking(name), given)).all()
+        found = (await session.execute(_locking(name, alone=False), given)).all()
     assert len(found) == 2
     plan = plans[-1]
     assert plan.scanned == set()
