@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -170,8 +171,10 @@ async def execute(engine: AsyncEngine, *statements: str) -> None:
 
 
 async def fill(engine: AsyncEngine, schema: str) -> None:
-    """Put a row into every table of the schema."""
-    await execute(engine, f"SET LOCAL search_path TO {quote(schema)}", *_ROWS)
+    """Put a row into every table of the schema; not all of them are there before their revision."""
+    there = {name for (name,) in await rows(engine, f"SELECT tablename FROM pg_tables WHERE schemaname = '{schema}'")}
+    given = (row for row in _ROWS if re.findall(r"INSERT INTO (\w+)", row)[0] in there)
+    await execute(engine, f"SET LOCAL search_path TO {quote(schema)}", *given)
 
 
 async def fetch(engine: AsyncEngine, statement: str) -> Any:

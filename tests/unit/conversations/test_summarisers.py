@@ -7,6 +7,9 @@ import pytest
 
 from llmstack.conversations import LLMSummariser, Message, SummaryError, SummaryRequest, first_and_last
 
+# litellm's own models of the answer warn when pydantic builds them.
+pytestmark = pytest.mark.filterwarnings("ignore:Items? .* using the `ReadOnly` qualifier:UserWarning")
+
 
 def request(*said: tuple[str, str], previous: str | None = None, characters: int = 500) -> SummaryRequest:
     messages = [Message(id=uuid.uuid4(), role=role, content=content) for role, content in said]
