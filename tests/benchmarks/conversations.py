@@ -30,7 +30,6 @@ SCHEMA = "conversations"
 TURNS, APPENDS = 8, 150
 """Turns of each contender, and appends of one turn, by all of its writers together."""
 OURS, FLOOR = "llmstack append", "bare asyncpg"
-CONTEXT = "the end of the turn before it"
 WORDS = 25
 PER_THREAD, PER_USER = 20, 20
 TEMPLATES = 500
@@ -62,7 +61,8 @@ async def appends(url: str, generator: Generator) -> list[dict[str, Any]]:
     texts = messages(generator, APPENDS)
     async with LLMStack.open(url, schema=SCHEMA, embedder="none", settings=settings()) as stack:
         pool = await asyncpg.create_pool(url, min_size=8, max_size=8)
-        contenders = {OURS: _ours(stack), FLOOR: _bare(pool), "SQLAlchemy Core": _core(stack)}
+        before = texts[-1]
+        contenders = {OURS: _ours(stack), FLOOR: _bare(pool, before), "SQLAlchemy Core": _core(stack, before)}
         try:
             return [
                 row
@@ -114,33 +114,34 @@ def _ours(stack: LLMStack) -> Append:
     return append
 
 
-def _rows(key: Any, last: int, contents: Sequence[str]) -> list[tuple[Any, ...]]:
+def _rows(key: Any, last: int, before: str, contents: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Rows as an append writes them, each with the turn before it."""
     return [
-        (uuid7(), OWNER, key, last + place, content, CONTEXT, stored_words(CONTEXT, content),
+        (uuid7(), OWNER, key, last + place, content, context, stored_words(context, content),
          hashlib.sha256(content.encode()).digest())
-        for place, content in enumerate(contents, 1)
+        for place, (context, content) in enumerate(zip([before, *contents], contents, strict=False), 1)
     ]  # fmt: skip
 
 
-def _bare(pool: Any) -> Append:
+def _bare(pool: Any, before: str) -> Append:
     async def append(thread: str, contents: Sequence[str]) -> None:
         async with pool.acquire() as connection, connection.transaction():
             key, last = await connection.fetchrow(_LOCK, OWNER, thread)
-            rows = _rows(key, last, contents)
+            rows = _rows(key, last, before, contents)
             await (connection.execute(_INSERT, *rows[0]) if len(rows) == 1 else connection.executemany(_INSERT, rows))
             await connection.execute(_COUNT, key, len(rows))
 
     return append
 
 
-def _core(stack: LLMStack) -> Append:
+def _core(stack: LLMStack, before: str) -> Append:
     engine = stack.database.engine
 
     async def append(thread: str, contents: Sequence[str]) -> None:
         async with engine.begin() as connection:
             found: Any = (await connection.exec_driver_sql(_LOCK, (OWNER, thread))).one()
             key, last = found
-            rows = _rows(key, last, contents)
+            rows = _rows(key, last, before, contents)
             await connection.exec_driver_sql(_INSERT, rows if len(rows) > 1 else rows[0])
             await connection.exec_driver_sql(_COUNT, (key, len(rows)))
 
