@@ -42,15 +42,12 @@ def edited_at(history: Hashes, window: Hashes) -> tuple[int, int] | None:
     places = defaultdict(list)
     for place, said in enumerate(history):
         places[said].append(place)
-    alike = Counter(here - there for there, said in enumerate(window) for here in places[said])
+    alike = Counter(here - there for there, said in enumerate(window) for here in places[said] if here >= there)
     start, matches = max(alike.items(), key=lambda found: (found[1], found[0]), default=(0, 0))
     if matches < 2:
         start = 0
         if not history or not window or history[0] != window[0]:
             return None
-    # It has messages from before the history, as they were not.
-    if start < 0:
-        return 0, 0
     shared = common(history[start:], window)
     return start + shared, shared
 

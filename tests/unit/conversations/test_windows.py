@@ -149,10 +149,3 @@ def test_a_retried_turn_goes_on_where_the_message_was_edited(history: list[bytes
     """Whoever edits a message sends no more of what came after it."""
     place = data.draw(st.integers(2, len(history) - 1))
     assert edited_at(history, [*history[:place], b"edited"]) == (place, place)
-
-
-def test_a_window_that_begins_before_the_history_shows_another_one() -> None:
-    history, window = [b"c", b"d"], [b"a", b"b", b"c", b"d", b"e"]
-    assert overlap(history, window) == 0
-    assert edited_at(history, window) == (0, 0)
-    assert edited_at([b"thanks"], [b"a", b"thanks"]) is None
