@@ -21,6 +21,7 @@ from . import queries
 from .embedding import EMBEDDED_MESSAGES, EMBEDDED_SUMMARIES
 from .models import Message, MessageEmbedding, Thread, ThreadSummary
 from .queries import living
+from .summaries import current_summary
 
 _Place = tuple[uuid.UUID, uuid.UUID, int]
 _MAP: dict[str, TypeEngine[Any]] = {"old": Uuid(), "new": Uuid(), "seq": Integer()}
@@ -69,10 +70,7 @@ async def _copy_messages(
 
 
 async def _copy_summary(session: AsyncSession, source: Thread, made: Thread, seqs: Sequence[int]) -> None:
-    current = select(ThreadSummary).where(
-        ThreadSummary.thread_id == source.id, ThreadSummary.is_current, ThreadSummary.deleted_at.is_(None)
-    )
-    summary = (await session.scalars(current)).one_or_none()
+    summary = await current_summary(session, source.id)
     if summary is None or not seqs or summary.last_seq > seqs[-1]:
         return
     copy = ThreadSummary(

@@ -22,9 +22,15 @@ MAX_HISTORY = 100_000
 
 
 async def read_history(
-    session: AsyncSession, statement: Select[Any], *, most: int, tokens: int | None, counter: Counter
+    session: AsyncSession,
+    statement: Select[Any],
+    *,
+    most: int,
+    tokens: int | None,
+    counter: Counter,
+    whole: bool = True,
 ) -> History:
-    """The last of a thread's messages in order, as many as are asked for, or as fit."""
+    """The last of a thread's messages in order, so many or what fits; `whole` cuts no result from its call."""
     if tokens is None:
         return await _last(session, statement, most)
     found, left = History(), tokens
@@ -35,7 +41,7 @@ async def read_history(
         found = History([*page[len(page) - taken :], *found])
         if taken < READ_AT_ONCE:
             break
-    return await _whole(session, found)
+    return await _whole(session, found) if whole else found
 
 
 async def read_context(session: AsyncSession, thread: Thread, *, tokens: int, counter: Counter) -> Context:

@@ -123,7 +123,8 @@ class ConversationRepository:
         )
         window = await prepared(given, self._settings)
         result = await write_window(self._session, window, branches=on_edit == "branch")
-        self.changed_rows += result.appended
+        # All of a branch is new, and it is numbered from 1.
+        self.changed_rows += result.appended if result.branch_of is None else result.messages[-1].seq
         return result
 
     async def fork(
@@ -222,7 +223,8 @@ class ConversationRepository:
         """The messages of a thread in order: all, the `last` so many, or what fits into `tokens` from the end.
 
         `before` and `after` are seqs, both exclusive; `since` a moment. A budget never cuts between a tool call and
-        its result: both are in or out. `counter` counts the tokens of a text, by cl100k_base unless it is given.
+        its result: both are in or out, unless `roles` choose among them. `counter` counts the tokens of a text, by
+        cl100k_base unless it is given.
         """
         statement = queries.messages_of(check_owner(owner_id), check_thread(thread))
         if before is not None:
@@ -237,7 +239,9 @@ class ConversationRepository:
             )
         most = MAX_HISTORY if last is None else check_limit(last, field="last", most=MAX_HISTORY)
         budget = None if tokens is None else _check_tokens(tokens)
-        found = await read_history(self._session, statement, most=most, tokens=budget, counter=counter)
+        found = await read_history(
+            self._session, statement, most=most, tokens=budget, counter=counter, whole=roles is None
+        )
         if not found:
             await self.get(owner_id=owner_id, thread=thread)
         return found

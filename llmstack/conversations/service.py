@@ -218,7 +218,8 @@ class ConversationService:
         anew: Any = replace
         other: Search[SummaryFilter] = anew(search, where=where, neighbours=0, explain=False)
         first, second = await asyncio.gather(self.messages.answer(search, read), self.summaries.answer(other, read))
-        return merged(first, second, search, group=None if search.group_by is None else _thread_of)
+        fusion = search.fusion or (await self.messages.fusion() if second else None)
+        return merged(first, second, anew(search, fusion=fusion), group=None if search.group_by is None else _thread_of)
 
     async def summarise(
         self, *, owner_id: str, thread: ThreadRef, summariser: Summariser = first_and_last

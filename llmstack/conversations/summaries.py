@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Float, Select, and_, case, func, or_, select, update
+from sqlalchemy import ColumnElement, Float, Select, and_, case, func, or_, select
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..embeddings import queue
-from ..embeddings.writing import hide
 from ..providers.tokens import count_tokens
 from ..settings import Settings
 from .embedding import EMBEDDED_SUMMARIES
@@ -20,12 +19,12 @@ from .errors import HistoryChanged, ThreadNotFound
 from .models import Message, Thread, ThreadSummary
 from .queries import living, named, owned
 from .records import ThreadRef
+from .removal import retire_summary
 
 TITLE_CHARACTERS = 200
 """What of a title is searched and embedded with the summary."""
 _HIGH, _MEDIUM = 0.7, 0.4
 """Importance from which a summary is made anew sooner, and from the higher one is longer."""
-_UNSYNCHRONIZED = {"synchronize_session": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +57,11 @@ def importance(*, kept: Any, tier: Any, messages: Any, hours: Any) -> ColumnElem
     .3 min(1, kept / 10) + .3 tier + .2 min(1, messages / 50) + .2 max(0, 1 - hours / 24), where `tier` is .4 for one
     and .2 for the next of the two upper tiers of memories.
     """
-    number = {
-        name: sql_cast(value, Float) for name, value in (("kept", kept), ("messages", messages), ("hours", hours))
-    }
     made: ColumnElement[float] = (
-        0.3 * func.least(1.0, number["kept"] / 10.0)
+        0.3 * func.least(1.0, sql_cast(kept, Float) / 10.0)
         + 0.3 * sql_cast(tier, Float)
-        + 0.2 * func.least(1.0, number["messages"] / 50.0)
-        + 0.2 * func.greatest(0.0, 1.0 - number["hours"] / 24.0)
+        + 0.2 * func.least(1.0, sql_cast(messages, Float) / 50.0)
+        + 0.2 * func.greatest(0.0, 1.0 - sql_cast(hours, Float) / 24.0)
     )
     return made
 
@@ -142,7 +138,6 @@ async def store_summary(session: AsyncSession, seen: Unsummarised, text: str, *,
 
     HistoryChanged where messages that it speaks of were taken out meanwhile, or the thread was.
     """
-    last_seq = seen.messages[-1].seq
     locking = select(Thread.title).where(Thread.id == seen.thread.id, Thread.deleted_at.is_(None))
     locked = (await session.execute(locking.with_for_update(key_share=True))).one_or_none()
     if locked is None:
@@ -150,19 +145,13 @@ async def store_summary(session: AsyncSession, seen: Unsummarised, text: str, *,
     current = await current_summary(session, seen.thread.id)
     if current is not None and (seen.current is None or current.id != seen.current.id):
         return current
-    said = (Message.seq > seen.messages[0].seq - 1) & (Message.seq <= last_seq)
+    said = Message.seq.between(seen.messages[0].seq, seen.messages[-1].seq)
     number = await session.scalar(select(func.count()).where(living(seen.thread.id), said))
     if number != len(seen.messages) or (current is None and seen.current is not None):
         raise HistoryChanged(seen.thread.id)
     if current is not None:
-        await _retire(session, current)
+        await retire_summary(session, current.owner_id, current.thread_id, from_seq=current.last_seq)
     return await _add(session, seen, text, title=locked.title, model=model)
-
-
-async def _retire(session: AsyncSession, summary: ThreadSummary) -> None:
-    retired = update(ThreadSummary).where(ThreadSummary.id == summary.id).values(is_current=False)
-    await session.execute(retired, execution_options=_UNSYNCHRONIZED)
-    await hide(session, EMBEDDED_SUMMARIES, owner_id=summary.owner_id, row_ids=[summary.id])
 
 
 async def _add(

@@ -27,10 +27,9 @@ Hashes = Sequence[bytes]
 def overlap(history: Hashes, window: Hashes) -> int:
     """The longest suffix of the history that is a prefix of the window."""
     most = min(len(history), len(window))
-    return next(
-        (length for length in range(most, 0, -1) if history[len(history) - length :] == window[:length]),
-        0,
-    )
+    # The last one first: to compare them all at each length would take the square of a long window.
+    lengths = (length for length in range(most, 0, -1) if window[length - 1] == history[-1])
+    return next((length for length in lengths if history[len(history) - length :] == window[:length]), 0)
 
 
 def edited_at(history: Hashes, window: Hashes) -> tuple[int, int] | None:

@@ -22,6 +22,7 @@ from ..search.reweigh import check_parameters
 from ..settings import Settings
 from .corpus import Corpus
 from .expansion import Expander
+from .explain import read_alpha
 from .hits import Hit, Mode, SearchHits
 from .request import Recency, Search, Where
 from .rerankers import Reranker
@@ -115,6 +116,11 @@ class CorpusService(Generic[Hit, Where]):
     async def read(self, search: Search[Where]) -> ReadQuery:
         """The query of a search in its wordings, with their vectors: for `answer`, here and in other corpora."""
         return await self._searcher.read(search)
+
+    async def fusion(self) -> Weighted:
+        """How legs are weighed where a search does not say it: by what was calibrated, or the default."""
+        alpha = await self._service.read(lambda session: read_alpha(session, self.corpus))
+        return Weighted() if alpha is None else Weighted(alpha=alpha)
 
     @property
     def vector_paths(self) -> Mapping[str, int]:

@@ -83,6 +83,16 @@ async def test_a_result_whose_call_was_never_made_is_no_reason_to_cut(stack: LLM
     assert texts(await history(stack, "t", tokens=2 * (1 + MESSAGE_TOKENS), counter=words)) == ["found", "end"]
 
 
+async def test_roles_choose_among_calls_and_results(stack: LLMStack) -> None:
+    await append(stack, "t", said(content="ask"), called("a"), answered("a"), said("assistant", "so"))
+    for roles, expected in (
+        ("tool", ["found"]),
+        (["tool", "user"], ["ask", "found"]),
+        ("assistant", ["calling", "so"]),
+    ):
+        assert texts(await history(stack, "t", roles=roles, tokens=1_000, counter=words)) == expected
+
+
 async def test_parts_count_as_their_json(stack: LLMStack) -> None:
     await append(stack, "t", said(content="a", parts=[{"type": "text", "text": "one two three"}]))
     assert await history(stack, "t", tokens=10, counter=words) == []

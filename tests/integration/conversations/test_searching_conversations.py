@@ -4,7 +4,7 @@ import datetime as dt
 from typing import Any
 
 import pytest
-from conversation_support import NOON, append, said
+from conversation_support import NOON, append, changed, said
 from document_support import MakeStack, Words
 
 from llmstack import LLMStack
@@ -179,3 +179,22 @@ async def test_a_search_says_which_argument_is_wrong(stack: LLMStack, given: dic
     with pytest.raises(ValidationError) as caught:
         await found(stack, **{"query": "lease", **given})
     assert caught.value.field == field
+
+
+async def test_messages_and_summaries_are_weighed_as_messages_were_calibrated(stack: LLMStack) -> None:
+    await append(stack, "t", "the lease of the office", "a lease", "nothing at all")
+
+    async def brief(request: Any) -> str:
+        return "office matters"
+
+    await stack.conversations.summarise(owner_id="acme", thread="t", summariser=brief)
+    await stack.conversations.settle()
+    await stack.conversations.messages.refresh_statistics()
+    for alpha in (0.0, 0.3, 1.0):
+        await changed(stack, f"UPDATE llmstack.corpus_statistics SET fusion_alpha = {alpha} WHERE corpus = 'messages'")
+        assert (await stack.conversations.messages.fusion()).alpha == pytest.approx(alpha)
+        calibrated = await found(stack, "office lease")
+        named = await found(stack, "office lease", alpha=alpha)
+        assert [hit.role for hit in calibrated].count(None) == 1
+        scores = {hit.id: hit.score for hit in named}
+        assert {hit.id: hit.score for hit in calibrated} == pytest.approx(scores, abs=1e-6)
